@@ -1,0 +1,398 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"github.com/runledger/runledger/pkg/events"
+)
+
+const (
+	// maxBatchMessages is the server's limit of one atomic batch.
+	maxBatchMessages = 1000
+	defaultQueue     = 4096
+	defaultBytes     = 8 << 20
+	// commitTimeout bounds the attempts to commit one batch whose outcome is
+	// unknown, conflictRetries those that were refused.
+	commitTimeout   = 20 * time.Second
+	attemptTimeout  = 5 * time.Second
+	conflictRetries = 20
+
+	// JetStream error codes (nats-server, server/errors.json).
+	codeWrongLastSequence         jetstream.ErrorCode = 10071
+	codeWrongLastSequenceConstant jetstream.ErrorCode = 10164
+	codeStreamStoreFailed         jetstream.ErrorCode = 10077
+	codeBatchDuplicate            jetstream.ErrorCode = 10201
+)
+
+// Decide is one command: it looks at its state and appends what is to be
+// written. It runs on the lane's goroutine, and again after a conflict with
+// another writer, so it must change nothing but the state that the lane's
+// Reset puts right. An error, or appending nothing, writes nothing.
+type Decide func(ctx context.Context, b *Batch) error
+
+// LaneConfig configures a lane.
+type LaneConfig struct {
+	Stream string
+	// Queue is the number of commands that may wait; beyond it Do returns
+	// ErrBusy. 0 is 4096.
+	Queue int
+	// BatchBytes closes a batch at this encoded size. 0 is 8 MiB.
+	BatchBytes int
+	// Single commits each command in a batch of its own, so that a command
+	// never sees what an uncommitted one decided.
+	Single bool
+	// Reset is called when a batch was not committed, or not as decided: the
+	// state that its commands changed must be dropped or read from the log
+	// again. May be nil.
+	Reset func(ctx context.Context) error
+}
+
+// Lane commits commands to one stream, in the order in which they are given.
+// Commands that wait while a batch is being committed share the next one, so
+// that one fsync serves them all; an idle lane commits at once.
+type Lane struct {
+	log    *Log
+	config LaneConfig
+	queue  chan *command
+
+	mu     sync.RWMutex
+	closed bool
+	done   chan struct{}
+}
+
+type command struct {
+	ctx    context.Context
+	decide Decide
+	result chan outcome
+}
+
+type outcome struct {
+	pos Position
+	err error
+}
+
+// Batch gathers the messages of one atomic commit.
+type Batch struct {
+	stream  string
+	msgs    []*nats.Msg
+	commits []func(seq uint64)
+	bytes   int
+	written map[string]struct{}
+	decided []decision
+}
+
+type decision struct {
+	*command
+	end   int // number of messages in the batch after this command
+	wrote bool
+	err   error
+}
+
+// Expect is what must hold of the log for a message to be committed.
+type Expect struct {
+	// Subject, when not "", must have Seq as its last sequence, 0 for none.
+	// It is left out where the same batch has written the subject already,
+	// under an expectation of its own.
+	Subject string
+	// Stream asks for Seq to be the last sequence of the whole stream. Only a
+	// batch's first message may ask, see LaneConfig.Single.
+	Stream bool
+	Seq    uint64
+}
+
+// Append adds an event to the batch. committed, when not nil, is called with
+// the event's sequence on the lane's goroutine once the batch is committed.
+// It returns events.ErrTooLarge for an event that the log cannot take.
+func (b *Batch) Append(subject string, a events.Attributes, e *events.Event, expect Expect, committed func(seq uint64)) error {
+	msg, err := events.Encode(subject, a, e)
+	if err != nil {
+		return err
+	}
+	msg.Header[jetstream.ExpectedStreamHeader] = []string{b.stream}
+	if expect.Stream {
+		msg.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(expect.Seq, 10)}
+	}
+	if _, ok := b.written[expect.Subject]; expect.Subject != "" && !ok {
+		msg.Header[jetstream.ExpectedLastSubjSeqHeader] = []string{strconv.FormatUint(expect.Seq, 10)}
+		if expect.Subject != subject {
+			msg.Header[jetstream.ExpectedLastSubjSeqSubjHeader] = []string{expect.Subject}
+		}
+	}
+	b.written[subject] = struct{}{}
+	b.msgs = append(b.msgs, msg)
+	b.commits = append(b.commits, committed)
+	b.bytes += msg.Size()
+	return nil
+}
+
+func (b *Batch) truncate(n int) {
+	for _, m := range b.msgs[n:] {
+		b.bytes -= m.Size()
+	}
+	b.msgs, b.commits = b.msgs[:n], b.commits[:n]
+	clear(b.written)
+	for _, m := range b.msgs {
+		b.written[m.Subject] = struct{}{}
+	}
+}
+
+// NewLane starts a lane. Close ends it.
+func (l *Log) NewLane(c LaneConfig) *Lane {
+	if c.Queue == 0 {
+		c.Queue = defaultQueue
+	}
+	if c.BatchBytes == 0 {
+		c.BatchBytes = defaultBytes
+	}
+	if c.Reset == nil {
+		c.Reset = func(context.Context) error { return nil }
+	}
+	lane := &Lane{log: l, config: c, queue: make(chan *command, c.Queue), done: make(chan struct{})}
+	go lane.run()
+	return lane
+}
+
+// Do runs a command and returns the position of its last event once it is on
+// disk. It returns the command's own error, ErrBusy, ErrClosed, ErrFull,
+// ErrUnavailable, or ctx's error when that ended first, in which case the
+// command may still be committed.
+func (l *Lane) Do(ctx context.Context, decide Decide) (Position, error) {
+	cmd := &command{ctx: ctx, decide: decide, result: make(chan outcome, 1)}
+	if err := l.enqueue(cmd); err != nil {
+		return Position{}, err
+	}
+	select {
+	case out := <-cmd.result:
+		return out.pos, out.err
+	case <-ctx.Done():
+		return Position{}, fmt.Errorf("commit to %s: %w", l.config.Stream, ctx.Err())
+	}
+}
+
+func (l *Lane) enqueue(cmd *command) error {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.closed {
+		return fmt.Errorf("commit to %s: %w", l.config.Stream, ErrClosed)
+	}
+	select {
+	case l.queue <- cmd:
+		return nil
+	default:
+		return fmt.Errorf("commit to %s: %d commands wait: %w", l.config.Stream, cap(l.queue), ErrBusy)
+	}
+}
+
+// Waiting returns the number of commands in the queue.
+func (l *Lane) Waiting() int { return len(l.queue) }
+
+// Close refuses further commands, commits those that wait, and returns when
+// that is done.
+func (l *Lane) Close() {
+	l.mu.Lock()
+	if !l.closed {
+		l.closed = true
+		close(l.queue)
+	}
+	l.mu.Unlock()
+	<-l.done
+}
+
+func (l *Lane) run() {
+	defer close(l.done)
+	var carry *command
+	for {
+		first := carry
+		if first == nil {
+			var ok bool
+			if first, ok = <-l.queue; !ok {
+				return
+			}
+		}
+		var b *Batch
+		b, carry = l.gather(first)
+		l.commit(b)
+	}
+}
+
+// gather decides first and the commands that wait behind it, until the batch
+// is full. A command that no longer fits is carried to the next batch.
+func (l *Lane) gather(first *command) (b *Batch, carry *command) {
+	b = l.newBatch()
+	b.decide(first)
+	for !l.config.Single {
+		select {
+		case cmd, ok := <-l.queue:
+			switch {
+			case !ok:
+				return b, nil
+			case len(b.msgs) >= maxBatchMessages/2 || b.bytes >= l.config.BatchBytes:
+				return b, cmd
+			}
+			b.decide(cmd)
+		default:
+			return b, nil
+		}
+	}
+	return b, nil
+}
+
+func (l *Lane) newBatch() *Batch {
+	return &Batch{stream: l.config.Stream, written: make(map[string]struct{})}
+}
+
+// decide runs a command. What it appended before an error is taken back. Its
+// answer waits for the commit, even when it is an error or nothing to do:
+// either may rest on what the batch is about to write.
+func (b *Batch) decide(cmd *command) {
+	before := len(b.msgs)
+	err := cmd.ctx.Err()
+	if err == nil {
+		err = cmd.decide(cmd.ctx, b)
+	}
+	if err != nil {
+		b.truncate(before)
+	}
+	b.decided = append(b.decided, decision{command: cmd, end: len(b.msgs), wrote: len(b.msgs) > before, err: err})
+}
+
+// commit publishes the batch and answers its commands. After a conflict with
+// another writer they are decided again, on what the log says now.
+func (l *Lane) commit(b *Batch) {
+	for attempt := 0; ; attempt++ {
+		if len(b.msgs) == 0 {
+			b.answer(func(d decision) outcome { return outcome{err: d.err} })
+			return
+		}
+		end, exact, err := l.publish(b)
+		if err == nil {
+			l.committed(b, end, exact)
+			return
+		}
+		// A reset that fails leaves the error to the command that needs the
+		// state next.
+		if resetErr := l.config.Reset(context.Background()); resetErr != nil {
+			l.log.logger.Warn("reset after a failed commit", slog.String("stream", l.config.Stream), slog.Any("error", resetErr))
+		}
+		if !isConflict(err) || attempt >= conflictRetries {
+			err = commitError(l.config.Stream, err)
+			b.answer(func(decision) outcome { return outcome{err: err} })
+			return
+		}
+		l.log.logger.Debug("conflict, deciding again", slog.String("stream", l.config.Stream), slog.Int("attempt", attempt+1))
+		again := l.newBatch()
+		for _, d := range b.decided {
+			again.decide(d.command)
+		}
+		b = again
+	}
+}
+
+// committed tells the batch's commands where their events are. When the exact
+// sequences are not known, end is at or behind all of them.
+func (l *Lane) committed(b *Batch, end uint64, exact bool) {
+	start := end - uint64(len(b.msgs))
+	if exact {
+		for i, committed := range b.commits {
+			if committed != nil {
+				committed(start + uint64(i) + 1)
+			}
+		}
+	} else if err := l.config.Reset(context.Background()); err != nil {
+		l.log.logger.Warn("reset after a repeated commit", slog.String("stream", l.config.Stream), slog.Any("error", err))
+	}
+	b.answer(func(d decision) outcome {
+		switch {
+		case d.err != nil || !d.wrote:
+			return outcome{err: d.err}
+		case exact:
+			return outcome{pos: Position{Stream: l.config.Stream, Seq: start + uint64(d.end)}}
+		default:
+			return outcome{pos: Position{Stream: l.config.Stream, Seq: end}}
+		}
+	})
+}
+
+func (b *Batch) answer(f func(decision) outcome) {
+	for _, d := range b.decided {
+		d.command.result <- f(d)
+	}
+}
+
+// publish commits the batch and returns the sequence of its last message. It
+// repeats an attempt of unknown outcome under the same message id, so that the
+// batch is committed once; exact is false when an earlier attempt turns out to
+// have succeeded and the batch's place is known only as an upper bound.
+func (l *Lane) publish(b *Batch) (end uint64, exact bool, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	b.msgs[0].Header[jetstream.MsgIDHeader] = b.msgs[0].Header[events.HeaderID]
+	retry := backoff.NewExponentialBackOff()
+	retry.InitialInterval = 50 * time.Millisecond
+	retry.MaxInterval = 2 * time.Second
+	for {
+		end, exact, err = l.publishOnce(ctx, b)
+		var refused *jetstream.APIError
+		if err == nil || errors.As(err, &refused) {
+			return end, exact, err
+		}
+		l.log.logger.Warn("commit without an answer, repeating", slog.String("stream", l.config.Stream), slog.Any("error", err))
+		select {
+		case <-ctx.Done():
+			return 0, false, fmt.Errorf("%w: %w", err, ErrUnavailable)
+		case <-time.After(retry.NextBackOff()):
+		}
+	}
+}
+
+func (l *Lane) publishOnce(ctx context.Context, b *Batch) (end uint64, exact bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	if len(b.msgs) == 1 {
+		ack, err := l.log.js.PublishMsg(ctx, b.msgs[0])
+		if err != nil {
+			return 0, false, err
+		}
+		return ack.Sequence, true, nil
+	}
+	ack, err := jetstreamext.PublishMsgBatch(ctx, l.log.js, b.msgs, jetstreamext.BatchFlowControl{AckFirst: false})
+	var refused *jetstream.APIError
+	switch {
+	case errors.As(err, &refused) && refused.ErrorCode == codeBatchDuplicate:
+		end, err = l.log.LastSeq(ctx, l.config.Stream)
+		return end, false, err
+	case err != nil:
+		return 0, false, err
+	}
+	return ack.Sequence, true, nil
+}
+
+func isConflict(err error) bool {
+	var refused *jetstream.APIError
+	return errors.As(err, &refused) &&
+		(refused.ErrorCode == codeWrongLastSequence || refused.ErrorCode == codeWrongLastSequenceConstant)
+}
+
+// commitError gives a failed commit its meaning for the caller.
+func commitError(stream string, err error) error {
+	var refused *jetstream.APIError
+	switch {
+	case isConflict(err):
+		return fmt.Errorf("commit to %s: other writers won %d times: %w: %w", stream, conflictRetries, err, ErrBusy)
+	case errors.As(err, &refused) && refused.ErrorCode == codeStreamStoreFailed:
+		return fmt.Errorf("commit to %s: %w: %w", stream, err, ErrFull)
+	default:
+		return fmt.Errorf("commit to %s: %w: %w", stream, err, ErrUnavailable)
+	}
+}

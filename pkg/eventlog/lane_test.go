@@ -1,0 +1,204 @@
+package eventlog_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/runledger/runledger/pkg/eventlog"
+	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/natsserver/natstest"
+)
+
+func open(t *testing.T) *eventlog.Log {
+	t.Helper()
+	log, err := eventlog.Open(t.Context(), natstest.Start(t), eventlog.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return log
+}
+
+func tagged(run, value string) *events.Event {
+	return &events.Event{Data: &events.Event_RunTagsSet{RunTagsSet: &events.RunTagsSet{
+		RunId: run, Tags: []*events.Tag{{Key: "k", Value: value}},
+	}}}
+}
+
+func attrs() events.Attributes { return events.New("/test", "tester", time.Now()) }
+
+func readAll(t *testing.T, log *eventlog.Log, stream, filter string) []eventlog.Record {
+	t.Helper()
+	var recs []eventlog.Record
+	for rec, err := range log.Read(t.Context(), stream, filter, 1, 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		recs = append(recs, rec)
+	}
+	return recs
+}
+
+func TestLaneCommitsConcurrentCommandsInOrder(t *testing.T) {
+	log := open(t)
+	stream := events.RunsStream(1)
+	subject := events.RunSubject(1, "0", "r", events.KindMeta)
+	var seq uint64
+	lane := log.NewLane(eventlog.LaneConfig{Stream: stream})
+	defer lane.Close()
+	const n = 2500
+	var wg sync.WaitGroup
+	positions := make([]eventlog.Position, n)
+	for i := range n {
+		wg.Go(func() {
+			var err error
+			positions[i], err = lane.Do(t.Context(), func(_ context.Context, b *eventlog.Batch) error {
+				return b.Append(subject, attrs(), tagged("r", fmt.Sprint(i)), eventlog.Expect{Subject: subject, Seq: seq},
+					func(s uint64) { seq = s })
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	recs := readAll(t, log, stream, "")
+	if len(recs) != n || seq != n {
+		t.Fatalf("%d events, last %d, want %d", len(recs), seq, n)
+	}
+	for i, p := range positions {
+		if got := recs[p.Seq-1].GetRunTagsSet().GetTags()[0].GetValue(); got != fmt.Sprint(i) {
+			t.Fatalf("command %d was told sequence %d, which holds %s", i, p.Seq, got)
+		}
+	}
+}
+
+func TestTwoLanesNeverBothWin(t *testing.T) {
+	log := open(t)
+	stream, subject := events.RunsStream(0), events.RunSubject(0, "0", "r", events.KindMeta)
+	const each = 100
+	var wg sync.WaitGroup
+	for w := range 2 {
+		// The state of each writer: how many events there are, read again on conflict.
+		var count int
+		var last uint64
+		lane := log.NewLane(eventlog.LaneConfig{Stream: stream, Reset: func(ctx context.Context) error {
+			count, last = 0, 0
+			for rec, err := range log.Read(ctx, stream, subject, 1, 0) {
+				if err != nil {
+					return err
+				}
+				count, last = count+1, rec.Seq
+			}
+			return nil
+		}})
+		wg.Go(func() {
+			defer lane.Close()
+			for range each {
+				for {
+					_, err := lane.Do(t.Context(), func(_ context.Context, b *eventlog.Batch) error {
+						err := b.Append(subject, attrs(), tagged("r", fmt.Sprint(count)), eventlog.Expect{Subject: subject, Seq: last},
+							func(s uint64) { last = s })
+						count++
+						return err
+					})
+					if errors.Is(err, eventlog.ErrBusy) {
+						continue
+					}
+					if err != nil {
+						t.Errorf("writer %d: %v", w, err)
+					}
+					break
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for i, rec := range readAll(t, log, stream, "") {
+		if got := rec.GetRunTagsSet().GetTags()[0].GetValue(); got != fmt.Sprint(i) {
+			t.Fatalf("event %d was decided on a count of %s", i, got)
+		}
+	}
+}
+
+func TestRefusedCommandLeavesNoTrace(t *testing.T) {
+	log := open(t)
+	stream, subject := events.RunsStream(0), events.RunSubject(0, "0", "r", events.KindMeta)
+	lane := log.NewLane(eventlog.LaneConfig{Stream: stream})
+	defer lane.Close()
+	refusal := errors.New("no")
+	var wg sync.WaitGroup
+	for i := range 100 {
+		wg.Go(func() {
+			_, err := lane.Do(t.Context(), func(_ context.Context, b *eventlog.Batch) error {
+				if err := b.Append(subject, attrs(), tagged("r", fmt.Sprint(i)), eventlog.Expect{}, nil); err != nil {
+					return err
+				}
+				if i%2 == 1 {
+					return refusal
+				}
+				return nil
+			})
+			if (i%2 == 1) != errors.Is(err, refusal) {
+				t.Errorf("command %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	if recs := readAll(t, log, stream, ""); len(recs) != 50 {
+		t.Fatalf("%d events, want 50", len(recs))
+	}
+	lane.Close()
+	if _, err := lane.Do(t.Context(), nil); !errors.Is(err, eventlog.ErrClosed) {
+		t.Fatalf("after Close: %v", err)
+	}
+}
+
+func TestReadAndFollow(t *testing.T) {
+	log := open(t)
+	lane := log.NewLane(eventlog.LaneConfig{Stream: events.RunsStream(0)})
+	defer lane.Close()
+	const n = 3000
+	for i := range n / 500 {
+		_, err := lane.Do(t.Context(), func(_ context.Context, b *eventlog.Batch) error {
+			for j := range 500 {
+				run := fmt.Sprintf("r%d", (i*500+j)%3)
+				if err := b.Append(events.RunSubject(0, "7", run, events.KindMeta), attrs(), tagged(run, "v"), eventlog.Expect{}, nil); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := len(readAll(t, log, events.RunsStream(0), "run.0.*.r1.meta")); got != n/3 {
+		t.Errorf("filtered read has %d events, want %d", got, n/3)
+	}
+	subject, seq, err := log.LastFor(t.Context(), events.RunsStream(0), "run.0.*.r0.*")
+	if err != nil || subject != "run.0.7.r0.meta" || seq != n-2 {
+		t.Errorf("last of r0: %s %d %v", subject, seq, err)
+	}
+	if _, seq, err := log.LastFor(t.Context(), events.RunsStream(0), "run.0.*.nobody.*"); seq != 0 || err != nil {
+		t.Errorf("last of nobody: %d %v", seq, err)
+	}
+	enough := errors.New("enough")
+	next := uint64(11)
+	err = log.Follow(t.Context(), events.RunsStream(0), 11, func(rec eventlog.Record) error {
+		if rec.Seq != next {
+			t.Fatalf("sequence %d, want %d", rec.Seq, next)
+		}
+		next++
+		if rec.Seq == n {
+			return enough
+		}
+		return nil
+	})
+	if !errors.Is(err, enough) {
+		t.Fatal(err)
+	}
+}

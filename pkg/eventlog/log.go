@@ -1,0 +1,332 @@
+// Package eventlog reads and writes the event log on NATS JetStream: it sets
+// the streams up, reads them in order, and commits commands to them in atomic
+// batches.
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"github.com/runledger/runledger/pkg/events"
+)
+
+var (
+	// ErrBusy means that a lane's queue is full; the command left no trace.
+	ErrBusy = errors.New("event log is busy")
+	// ErrClosed means that the lane is shutting down; the command left no trace.
+	ErrClosed = errors.New("event log is closed")
+	// ErrFull means that a stream reached its size limit; the command left no trace.
+	ErrFull = errors.New("event log is full")
+	// ErrUnavailable means that the log did not answer in time. Whether the
+	// command was committed is unknown.
+	ErrUnavailable = errors.New("event log is unavailable")
+	// ErrShardCount means that the log was created with another shard count.
+	ErrShardCount = errors.New("shard count differs from the log's")
+)
+
+// Record is an event at its place in the log.
+type Record struct {
+	Stream  string
+	Seq     uint64 // stream sequence, from 1
+	Subject string
+	events.Attributes
+	*events.Event
+}
+
+// Position is a place in the log. The zero Position means that nothing was
+// written.
+type Position struct {
+	Stream string
+	Seq    uint64
+}
+
+// Log is the event log. It is safe for concurrent use.
+type Log struct {
+	js      jetstream.JetStream
+	shards  int
+	streams map[string]jetstream.Stream
+	logger  *slog.Logger
+}
+
+// Config configures Open.
+type Config struct {
+	// Shards is the number of run shards of a new log. 0 takes the existing
+	// log's count, or 4 for a new one.
+	Shards   int
+	Replicas int   // of each stream; 0 is 1
+	MaxBytes int64 // of each stream; 0 is no limit
+	Logger   *slog.Logger
+}
+
+const (
+	defaultShards = 4
+	setupTimeout  = 30 * time.Second
+	// readTimeout bounds one request for a stretch of the log.
+	readTimeout = 10 * time.Second
+	// readBatch and readBytes bound one answer.
+	readBatchSize = 1000
+	readBytes     = 8 << 20
+)
+
+// Open creates the streams that are missing and brings the others to this
+// build's configuration. It returns ErrShardCount when the log exists with
+// another count.
+func Open(ctx context.Context, nc *nats.Conn, c Config) (*Log, error) {
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(10*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("open event log: %w", err)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Shards > events.MaxShards {
+		return nil, fmt.Errorf("open event log: %d shards, at most %d", c.Shards, events.MaxShards)
+	}
+	existing := 0
+	switch s, err := js.Stream(ctx, events.RunsStream(0)); {
+	case err == nil:
+		existing = events.ShardsOf(s.CachedInfo().Config)
+	case !errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil, fmt.Errorf("open event log: %w", err)
+	}
+	if c.Shards == 0 {
+		c.Shards = existing
+	}
+	if c.Shards == 0 {
+		c.Shards = defaultShards
+	}
+	if existing != 0 && existing != c.Shards {
+		return nil, fmt.Errorf("open event log: %d shards asked for, the log has %d: %w", c.Shards, existing, ErrShardCount)
+	}
+	opts := events.StreamOptions{Shards: c.Shards, Replicas: max(c.Replicas, 1), MaxBytes: c.MaxBytes}
+	if opts.MaxBytes == 0 {
+		opts.MaxBytes = -1
+	}
+	l := &Log{js: js, shards: c.Shards, streams: make(map[string]jetstream.Stream), logger: c.Logger}
+	for _, sc := range events.StreamConfigs(opts) {
+		s, err := js.CreateOrUpdateStream(ctx, sc)
+		if err != nil {
+			return nil, fmt.Errorf("open event log: stream %s: %w", sc.Name, err)
+		}
+		l.streams[sc.Name] = s
+	}
+	return l, nil
+}
+
+// JetStream returns the connection's JetStream context, for what is kept
+// beside the log (leases).
+func (l *Log) JetStream() jetstream.JetStream { return l.js }
+
+// Shards returns the number of run shards.
+func (l *Log) Shards() int { return l.shards }
+
+// RunStreams returns the names of the run shards' streams, by shard.
+func (l *Log) RunStreams() []string {
+	names := make([]string, l.shards)
+	for i := range names {
+		names[i] = events.RunsStream(i)
+	}
+	return names
+}
+
+// Streams returns the names of all streams of the log.
+func (l *Log) Streams() []string {
+	return append(l.RunStreams(), events.StreamExperiments, events.StreamRegistry)
+}
+
+// RunSubject returns a subject of a run in this log's shards; experimentID and
+// runID may be events.Any only together with a literal runID.
+func (l *Log) RunSubject(experimentID, runID string, kind events.Kind) (stream, subject string) {
+	shard := events.Shard(runID, l.shards)
+	return events.RunsStream(shard), events.RunSubject(shard, experimentID, runID, kind)
+}
+
+// LastSeq returns the last sequence of a stream, 0 when it is empty.
+func (l *Log) LastSeq(ctx context.Context, stream string) (uint64, error) {
+	s, err := l.stream(stream)
+	if err != nil {
+		return 0, err
+	}
+	info, err := s.Info(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("last sequence of %s: %w: %w", stream, err, ErrUnavailable)
+	}
+	return info.State.LastSeq, nil
+}
+
+// LastFor returns the subject and the sequence of the last event on the
+// subjects that filter matches, and 0 when there is none.
+func (l *Log) LastFor(ctx context.Context, stream, filter string) (subject string, seq uint64, err error) {
+	s, err := l.stream(stream)
+	if err != nil {
+		return "", 0, err
+	}
+	msg, err := s.GetLastMsgForSubject(ctx, filter)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return "", 0, nil
+	case err != nil:
+		return "", 0, fmt.Errorf("last event of %s on %s: %w: %w", stream, filter, err, ErrUnavailable)
+	}
+	return msg.Subject, msg.Sequence, nil
+}
+
+func (l *Log) stream(name string) (jetstream.Stream, error) {
+	s, ok := l.streams[name]
+	if !ok {
+		return nil, fmt.Errorf("the event log has no stream %q", name)
+	}
+	return s, nil
+}
+
+// Incarnation identifies a stream's contents: the id of its first event, ""
+// when it is empty. A stream that was lost and made again has another one.
+func (l *Log) Incarnation(ctx context.Context, stream string) (string, error) {
+	for rec, err := range l.Read(ctx, stream, "", 1, 1) {
+		return rec.ID, err
+	}
+	return "", nil
+}
+
+// Read yields the events from sequence from up to and including sequence to
+// (0: the last one when the read begins), on the subjects that filter matches
+// ("" is all). It stops at the first error: events.ErrCorrupt or
+// events.ErrUnknownSchema for an event that cannot be read.
+func (l *Log) Read(ctx context.Context, stream, filter string, from, to uint64) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		if to == 0 {
+			var err error
+			if filter == "" {
+				to, err = l.LastSeq(ctx, stream)
+			} else {
+				_, to, err = l.LastFor(ctx, stream, filter)
+			}
+			if err != nil {
+				yield(Record{}, err)
+				return
+			}
+		}
+		for from = max(from, 1); from <= to; {
+			next, more := l.readBatch(ctx, stream, filter, from, to, yield)
+			if !more {
+				return
+			}
+			from = next
+		}
+	}
+}
+
+// readBatch yields one answer of the server, and returns the sequence to go on
+// from and whether to go on.
+func (l *Log) readBatch(ctx context.Context, stream, filter string, from, to uint64, yield func(Record, error) bool) (uint64, bool) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	opts := []jetstreamext.GetBatchOpt{jetstreamext.GetBatchSeq(from), jetstreamext.GetBatchMaxBytes(readBytes)}
+	if filter != "" {
+		opts = append(opts, jetstreamext.GetBatchSubject(filter))
+	}
+	batch, err := jetstreamext.GetBatch(ctx, l.js, stream, readBatchSize, opts...)
+	if err != nil {
+		yield(Record{}, fmt.Errorf("read %s from %d: %w: %w", stream, from, err, ErrUnavailable))
+		return 0, false
+	}
+	next := from
+	for msg, err := range batch {
+		if errors.Is(err, jetstreamext.ErrNoMessages) {
+			return 0, false
+		}
+		if err != nil {
+			yield(Record{}, fmt.Errorf("read %s from %d: %w: %w", stream, next, err, ErrUnavailable))
+			return 0, false
+		}
+		if msg.Sequence > to {
+			return 0, false
+		}
+		next = msg.Sequence + 1
+		rec, err := newRecord(stream, msg.Subject, msg.Sequence, msg.Header, msg.Data)
+		if !yield(rec, err) || err != nil {
+			return 0, false
+		}
+	}
+	if next == from {
+		// The connection went quiet without the server's end marker.
+		yield(Record{}, fmt.Errorf("read %s from %d: no answer: %w", stream, from, ErrUnavailable))
+		return 0, false
+	}
+	return next, true
+}
+
+func newRecord(stream, subject string, seq uint64, h nats.Header, data []byte) (Record, error) {
+	attrs, event, err := events.Decode(h, data)
+	if err != nil {
+		return Record{}, fmt.Errorf("%s sequence %d: %w", stream, seq, err)
+	}
+	return Record{Stream: stream, Seq: seq, Subject: subject, Attributes: attrs, Event: event}, nil
+}
+
+// Follow delivers every event of a stream from sequence from on, in order and
+// without a gap, until ctx ends (it then returns nil) or handle returns an
+// error (which it returns). It survives reconnections. An event that cannot be
+// decoded ends it with events.ErrCorrupt or events.ErrUnknownSchema.
+func (l *Log) Follow(ctx context.Context, stream string, from uint64, handle func(Record) error) error {
+	s, err := l.stream(stream)
+	if err != nil {
+		return err
+	}
+	next := max(from, 1)
+	cons, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:   next,
+	})
+	if err != nil {
+		return followError(ctx, stream, err)
+	}
+	messages, err := cons.Messages(jetstream.PullMaxBytes(readBytes))
+	if err != nil {
+		return followError(ctx, stream, err)
+	}
+	stop := context.AfterFunc(ctx, messages.Stop)
+	defer func() {
+		if stop() {
+			messages.Stop()
+		}
+	}()
+	for {
+		msg, err := messages.Next()
+		if err != nil {
+			return followError(ctx, stream, err)
+		}
+		meta, err := msg.Metadata()
+		if err != nil {
+			return fmt.Errorf("follow %s: %w", stream, err)
+		}
+		if meta.Sequence.Stream != next {
+			return fmt.Errorf("follow %s: sequence %d where %d was due: %w", stream, meta.Sequence.Stream, next, events.ErrCorrupt)
+		}
+		rec, err := newRecord(stream, msg.Subject(), next, msg.Headers(), msg.Data())
+		if err != nil {
+			return err
+		}
+		if err := handle(rec); err != nil {
+			return err
+		}
+		next++
+	}
+}
+
+func followError(ctx context.Context, stream string, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("follow %s: %w: %w", stream, err, ErrUnavailable)
+}
