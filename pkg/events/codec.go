@@ -107,7 +107,7 @@ func Encode(subject string, a Attributes, e *Event) (*nats.Msg, error) {
 		HeaderSource:        {a.Source},
 		HeaderTime:          {a.Time.UTC().Format(time.RFC3339Nano)},
 		HeaderSchemaVersion: {strconv.Itoa(SchemaVersion)},
-		HeaderChecksum:      {checksum(data)},
+		HeaderChecksum:      {Checksum(data)},
 	}
 	for name, value := range map[string]string{
 		HeaderActor:          a.Actor,
@@ -144,7 +144,7 @@ func Decode(h nats.Header, data []byte) (Attributes, *Event, error) {
 		return a, nil, fmt.Errorf("event %s: %s: %w: %w", a.ID, HeaderTime, err, ErrCorrupt)
 	}
 	a.Time = at.UTC()
-	if got, want := checksum(data), first(h, HeaderChecksum); got != want {
+	if got, want := Checksum(data), first(h, HeaderChecksum); got != want {
 		return a, nil, fmt.Errorf("event %s: payload has %s, header says %q: %w", a.ID, got, want, ErrCorrupt)
 	}
 	version, err := strconv.Atoi(first(h, HeaderSchemaVersion))
@@ -172,7 +172,9 @@ func Decode(h nats.Header, data []byte) (Attributes, *Event, error) {
 	return a, e, nil
 }
 
-func checksum(data []byte) string {
+// Checksum returns the payload checksum as the header holds it: CRC-32C in
+// hexadecimal after "crc32c:".
+func Checksum(data []byte) string {
 	return checksumTag + fmt.Sprintf("%08x", crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)))
 }
 

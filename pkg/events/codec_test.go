@@ -1,0 +1,173 @@
+package events_test
+
+import (
+	"bytes"
+	"errors"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/runledger/runledger/pkg/events"
+)
+
+func encoded(t testing.TB) *nats.Msg {
+	t.Helper()
+	msg, err := events.Encode("run.0.1.r.metric", fixedAttributes(), samples()["metrics_logged"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return msg
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		spoil func(*nats.Msg)
+		want  error
+	}{
+		{"flipped bit", func(m *nats.Msg) { m.Data[3] ^= 1 }, events.ErrCorrupt},
+		{"truncated", func(m *nats.Msg) { m.Data = m.Data[:len(m.Data)-1] }, events.ErrCorrupt},
+		{"no headers", func(m *nats.Msg) { m.Header = nil }, events.ErrCorrupt},
+		{"no id", func(m *nats.Msg) { delete(m.Header, events.HeaderID) }, events.ErrCorrupt},
+		{"no checksum", func(m *nats.Msg) { delete(m.Header, events.HeaderChecksum) }, events.ErrCorrupt},
+		{"bad time", func(m *nats.Msg) { m.Header.Set(events.HeaderTime, "yesterday") }, events.ErrCorrupt},
+		{"another type", func(m *nats.Msg) { m.Header[events.HeaderType] = []string{"runledger.run_created"} }, events.ErrCorrupt},
+		{"another spec", func(m *nats.Msg) { m.Header[events.HeaderSpecVersion] = []string{"2.0"} }, events.ErrCorrupt},
+		{"no version", func(m *nats.Msg) { m.Header[events.HeaderSchemaVersion] = []string{"x"} }, events.ErrCorrupt},
+		{"newer version", func(m *nats.Msg) { m.Header[events.HeaderSchemaVersion] = []string{"999"} }, events.ErrUnknownSchema},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			msg := encoded(t)
+			tc.spoil(msg)
+			if _, _, err := events.Decode(msg.Header, msg.Data); !errors.Is(err, tc.want) {
+				t.Errorf("got %v, want %v", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestEncodeRefuses(t *testing.T) {
+	if _, err := events.Encode("s", fixedAttributes(), &events.Event{}); err == nil {
+		t.Error("an event without data was encoded")
+	}
+	big := &events.Event{Data: &events.Event_RunTagsSet{RunTagsSet: &events.RunTagsSet{
+		Tags: []*events.Tag{{Key: "k", Value: strings.Repeat("x", events.MaxPayload)}},
+	}}}
+	if _, err := events.Encode("s", fixedAttributes(), big); !errors.Is(err, events.ErrTooLarge) {
+		t.Errorf("got %v, want ErrTooLarge", err)
+	}
+}
+
+func TestMetricColumnsAreChecked(t *testing.T) {
+	for name, spoil := range map[string]func(*events.MetricsLogged){
+		"short steps":      func(m *events.MetricsLogged) { m.StepDeltas = m.StepDeltas[:1] },
+		"short timestamps": func(m *events.MetricsLogged) { m.TimestampDeltas = nil },
+		"short keys":       func(m *events.MetricsLogged) { m.KeyIndex = m.KeyIndex[:2] },
+		"unknown key":      func(m *events.MetricsLogged) { m.KeyIndex[0] = 2 },
+	} {
+		e := proto.CloneOf(samples()["metrics_logged"])
+		spoil(e.GetMetricsLogged())
+		msg, err := events.Encode("s", fixedAttributes(), e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := events.Decode(msg.Header, msg.Data); !errors.Is(err, events.ErrCorrupt) {
+			t.Errorf("%s: got %v, want ErrCorrupt", name, err)
+		}
+	}
+}
+
+func TestPointsRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		points := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) events.Point {
+			return events.Point{
+				Key:       rapid.SampledFrom([]string{"a", "b", "loss/train", ""}).Draw(t, "key"),
+				Value:     rapid.OneOf(rapid.Float64(), rapid.SampledFrom([]float64{math.NaN(), math.Inf(1), math.Inf(-1), 0, math.Copysign(0, -1)})).Draw(t, "value"),
+				Timestamp: rapid.Int64().Draw(t, "timestamp"),
+				Step:      rapid.Int64().Draw(t, "step"),
+			}
+		}), 0, 200).Draw(t, "points")
+		m := events.NewMetricsLogged("r", points)
+		n := 0
+		for i, p := range m.Points() {
+			if p.Identity() != points[i].Identity() || math.Signbit(p.Value) != math.Signbit(points[i].Value) && p.Value == p.Value {
+				t.Fatalf("point %d is %+v, want %+v", i, p, points[i])
+			}
+			n++
+		}
+		if n != len(points) || m.Validate() != nil {
+			t.Fatalf("%d points, want %d; %v", n, len(points), m.Validate())
+		}
+	})
+}
+
+func TestAttributesAreOneHeaderLine(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a := fixedAttributes()
+		a.Actor = rapid.StringN(0, 100, 300).Draw(t, "actor")
+		a.Reason = rapid.StringN(0, 100, 300).Draw(t, "reason")
+		msg, err := events.Encode("s", a, samples()["run_deleted"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, v := range msg.Header {
+			if strings.ContainsAny(v[0], "\r\n") {
+				t.Fatalf("%s holds a line break", name)
+			}
+		}
+		got, _, err := events.Decode(msg.Header, msg.Data)
+		if err != nil || got.Actor != a.Actor || got.Reason != a.Reason {
+			t.Fatalf("got %q %q %v, want %q %q", got.Actor, got.Reason, err, a.Actor, a.Reason)
+		}
+	})
+}
+
+func TestShardIsStable(t *testing.T) {
+	for id, want := range map[string]int{"": 5, "0123456789abcdef0123456789abcdef": 5, "00000000000000000000000000000001": 2} {
+		if got := events.Shard(id, 8); got != want {
+			t.Errorf("Shard(%q, 8) = %d, want %d: runs would be looked for in another stream", id, got, want)
+		}
+	}
+}
+
+// FuzzDecode: no bytes make Decode panic, and what it accepts it also encodes.
+func FuzzDecode(f *testing.F) {
+	for name, e := range samples() {
+		msg, err := events.Encode("s", fixedAttributes(), e)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add("runledger."+name, msg.Data)
+	}
+	f.Fuzz(func(t *testing.T, typ string, data []byte) {
+		msg := encoded(t)
+		msg.Header[events.HeaderType] = []string{typ}
+		msg.Header[events.HeaderChecksum] = []string{events.Checksum(data)}
+		attrs, e, err := events.Decode(msg.Header, data)
+		if err != nil {
+			if !errors.Is(err, events.ErrCorrupt) {
+				t.Fatalf("error without a meaning: %v", err)
+			}
+			return
+		}
+		if m := e.GetMetricsLogged(); m != nil {
+			for range m.Points() {
+			}
+		}
+		again, err := events.Encode("s", attrs, e)
+		if errors.Is(err, events.ErrTooLarge) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, e2, err := events.Decode(again.Header, again.Data)
+		if err != nil || !proto.Equal(e, e2) && !bytes.Equal(again.Data, data) {
+			t.Fatalf("decoded again: %v", err)
+		}
+	})
+}
