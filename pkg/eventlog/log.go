@@ -15,19 +15,21 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
+	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/events"
 )
 
 var (
-	// ErrBusy means that a lane's queue is full; the command left no trace.
-	ErrBusy = errors.New("event log is busy")
+	// ErrBusy means that a lane's queue is full, or that other writers won
+	// again and again; the command left no trace.
+	ErrBusy error = apierr.Errorf(apierr.RequestLimitExceeded, "The event log is busy, try again").WithRetryAfter(time.Second)
 	// ErrClosed means that the lane is shutting down; the command left no trace.
-	ErrClosed = errors.New("event log is closed")
+	ErrClosed error = apierr.Errorf(apierr.TemporarilyUnavailable, "The server is shutting down, try again").WithRetryAfter(time.Second)
 	// ErrFull means that a stream reached its size limit; the command left no trace.
-	ErrFull = errors.New("event log is full")
+	ErrFull error = apierr.Errorf(apierr.TemporarilyUnavailable, "The event log is full: its operator must raise its size limit").WithRetryAfter(time.Minute)
 	// ErrUnavailable means that the log did not answer in time. Whether the
 	// command was committed is unknown.
-	ErrUnavailable = errors.New("event log is unavailable")
+	ErrUnavailable error = apierr.Errorf(apierr.TemporarilyUnavailable, "The event log does not answer, try again").WithRetryAfter(2*time.Second)
 	// ErrShardCount means that the log was created with another shard count.
 	ErrShardCount = errors.New("shard count differs from the log's")
 )

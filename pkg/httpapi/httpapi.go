@@ -1,0 +1,211 @@
+// Package httpapi is what every HTTP service of Runledger has in common: one
+// server set-up, one error form, health and metrics, and what a request says
+// of who asks and why.
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/labstack/echo-contrib/echoprometheus"
+	"github.com/labstack/echo/v4"
+	"github.com/labstack/echo/v4/middleware"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/events"
+)
+
+// Headers of Runledger's own.
+const (
+	HeaderIdempotencyKey = "Idempotency-Key"
+	HeaderReason         = "Runledger-Reason"
+	HeaderStream         = "Runledger-Stream"    // of a write
+	HeaderSeq            = "Runledger-Seq"       // of a write
+	HeaderWatermark      = "Runledger-Watermark" // of a read
+	HeaderStale          = "Runledger-Stale"     // of a read that did not wait long enough
+)
+
+// MLflowVersion is the version of MLflow's API that is spoken, as /version
+// answers it: clients ask before they use newer calls.
+const MLflowVersion = "3.18.0"
+
+const (
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 2 * time.Minute
+	readyTimeout      = 5 * time.Second
+	maxHeaderBytes    = 64 << 10
+
+	// answered is the context's key of an error that has been dealt with.
+	answered = "runledger-error-answered"
+)
+
+// Check is one condition of readiness.
+type Check struct {
+	Name  string
+	Ready func(ctx context.Context) error
+}
+
+// Config configures New.
+type Config struct {
+	Logger   *slog.Logger
+	Registry *prometheus.Registry
+	Checks   []Check
+}
+
+// New returns a server with /health, /version, /readyz and /metrics, to which
+// the services add their routes. A handler returns its errors; the server
+// answers them as MLflow does.
+func New(c Config) *echo.Echo {
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	e.HTTPErrorHandler = func(err error, ec echo.Context) { writeError(c.Logger, err, ec) }
+	e.Use(middleware.RequestID())
+	e.Use(echoprometheus.NewMiddlewareWithConfig(echoprometheus.MiddlewareConfig{
+		Namespace: "runledger", Subsystem: "http", Registerer: c.Registry, DoNotUseRequestPathFor404: true,
+	}))
+	e.Use(middleware.RequestLoggerWithConfig(middleware.RequestLoggerConfig{
+		LogMethod: true, LogURI: true, LogStatus: true, LogLatency: true, LogRequestID: true, LogError: true, HandleError: true,
+		LogValuesFunc: func(ec echo.Context, v middleware.RequestLoggerValues) error {
+			level := slog.LevelDebug
+			if v.Status >= http.StatusInternalServerError {
+				level = slog.LevelWarn
+			}
+			c.Logger.LogAttrs(ec.Request().Context(), level, "request",
+				slog.String("method", v.Method), slog.String("uri", v.URI), slog.Int("status", v.Status),
+				slog.Duration("latency", v.Latency), slog.String("request_id", v.RequestID), slog.Any("error", v.Error))
+			return nil
+		},
+	}))
+	e.Use(middleware.RecoverWithConfig(middleware.RecoverConfig{
+		LogErrorFunc: func(_ echo.Context, err error, stack []byte) error {
+			c.Logger.Error("panic in a handler", slog.Any("error", err), slog.String("stack", string(stack)))
+			return err
+		},
+	}))
+	e.GET("/health", func(ec echo.Context) error { return ec.String(http.StatusOK, "OK") })
+	e.GET("/version", func(ec echo.Context) error { return ec.String(http.StatusOK, MLflowVersion) })
+	e.GET("/readyz", func(ec echo.Context) error { return ready(ec, c.Checks) })
+	e.GET("/metrics", echoprometheus.NewHandlerWithConfig(echoprometheus.HandlerConfig{Gatherer: c.Registry}))
+	return e
+}
+
+// Serve answers requests on l until ctx ends, and then until the requests that
+// are under way are done, for at most drain.
+func Serve(ctx context.Context, l net.Listener, h http.Handler, drain time.Duration) error {
+	server := &http.Server{
+		Handler: h, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(l) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve HTTP on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	defer cancel()
+	err := server.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("requests still under way after %v: %w", drain, err), server.Close())
+	}
+	<-failed
+	return err
+}
+
+// MLflow registers a handler under both prefixes of MLflow's API 2.0. The path
+// begins with a slash, and "mlflow" is added before it.
+func MLflow(e *echo.Echo, method, path string, h echo.HandlerFunc) {
+	e.Add(method, "/api/2.0/mlflow"+path, h)
+	e.Add(method, "/ajax-api/2.0/mlflow"+path, h)
+}
+
+// Attributes returns attributes for an event that a request causes: a fresh id
+// and the time, who asks, why, under which request id and idempotency key.
+func Attributes(ec echo.Context, source string) events.Attributes {
+	a := events.New(source, Actor(ec), time.Now())
+	a.Reason = ec.Request().Header.Get(HeaderReason)
+	a.RequestID = ec.Response().Header().Get(echo.HeaderXRequestID)
+	a.IdempotencyKey = ec.Request().Header.Get(HeaderIdempotencyKey)
+	return a
+}
+
+// Actor returns the user name of HTTP basic authentication, "" without one. It
+// is a claim: nothing checks it yet.
+func Actor(ec echo.Context) string {
+	user, _, _ := ec.Request().BasicAuth()
+	return user
+}
+
+type readiness struct {
+	Ready  bool              `json:"ready"`
+	Checks map[string]string `json:"checks"` // "ok", or what is wrong
+}
+
+func ready(ec echo.Context, checks []Check) error {
+	ctx, cancel := context.WithTimeout(ec.Request().Context(), readyTimeout)
+	defer cancel()
+	r := readiness{Ready: true, Checks: make(map[string]string, len(checks))}
+	for _, check := range checks {
+		r.Checks[check.Name] = "ok"
+		if err := check.Ready(ctx); err != nil {
+			r.Ready, r.Checks[check.Name] = false, err.Error()
+		}
+	}
+	status := http.StatusOK
+	if !r.Ready {
+		status = http.StatusServiceUnavailable
+	}
+	return ec.JSON(status, r)
+}
+
+type errorBody struct {
+	Code    apierr.Code `json:"error_code"`
+	Message string      `json:"message"`
+}
+
+func writeError(logger *slog.Logger, err error, ec echo.Context) {
+	// Middleware that needs to know the outcome has the error answered before
+	// it returns it, and it is returned here once more.
+	if ec.Get(answered) != nil {
+		return
+	}
+	ec.Set(answered, true)
+	if ec.Response().Committed {
+		// Half of the answer is out: only a broken connection tells the client.
+		logger.Warn("answer broken off", slog.String("uri", ec.Request().RequestURI), slog.Any("error", err))
+		panic(http.ErrAbortHandler)
+	}
+	told := translate(err)
+	if told.Code == apierr.InternalError {
+		logger.Error("internal error", slog.String("uri", ec.Request().RequestURI), slog.Any("error", err))
+	}
+	if told.RetryAfter > 0 {
+		ec.Response().Header().Set(echo.HeaderRetryAfter, strconv.Itoa(int(math.Ceil(told.RetryAfter.Seconds()))))
+	}
+	body, _ := json.Marshal(errorBody{told.Code, told.Message}) // two strings cannot fail
+	if err := ec.JSONBlob(told.Code.HTTPStatus(), body); err != nil {
+		logger.Debug("error not delivered", slog.Any("error", err))
+	}
+}
+
+// translate gives echo's own errors their code.
+func translate(err error) *apierr.Error {
+	if he, ok := errors.AsType[*echo.HTTPError](err); ok {
+		switch he.Code {
+		case http.StatusNotFound, http.StatusMethodNotAllowed:
+			return apierr.Errorf(apierr.EndpointNotFound, "%s", http.StatusText(http.StatusNotFound))
+		case http.StatusRequestEntityTooLarge, http.StatusBadRequest, http.StatusUnsupportedMediaType:
+			return apierr.Errorf(apierr.BadRequest, "%v", he.Message)
+		}
+	}
+	return apierr.From(err)
+}
