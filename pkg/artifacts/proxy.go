@@ -10,6 +10,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/mlflow"
 )
 
 const (
@@ -42,33 +43,43 @@ func (p *Proxy) Register(e *echo.Echo) {
 	e.GET("/get-artifact", p.downloadRun)
 }
 
-type fileInfo struct {
-	Path     string `json:"path"`
-	IsDir    bool   `json:"is_dir"`
-	FileSize *int64 `json:"file_size,omitempty"` // bytes
-}
-
+// listing answers a listing of the proxy's own paths, which have no root.
 type listing struct {
-	RootURI string     `json:"root_uri,omitempty"`
-	Files   []fileInfo `json:"files,omitempty"`
+	Files []mlflow.FileInfo `json:"files,omitempty"`
 }
 
-func newListing(root, dir string, files []File) listing {
-	l := listing{RootURI: root}
-	for _, f := range files {
-		info := fileInfo{Path: path.Join(dir, f.Name), IsDir: f.IsDir}
+// fileInfos returns files as MLflow shows them, with paths that begin with dir.
+func fileInfos(dir string, files []File) []mlflow.FileInfo {
+	infos := make([]mlflow.FileInfo, len(files))
+	for i, f := range files {
+		infos[i] = mlflow.FileInfo{Path: path.Join(dir, f.Name), IsDir: f.IsDir}
 		if !f.IsDir {
-			info.FileSize = &f.Size
+			infos[i].FileSize = &f.Size
 		}
-		l.Files = append(l.Files, info)
 	}
-	return l
+	return infos
+}
+
+// cleanPath returns the form of a safe path in which it names an artifact, ""
+// for the root.
+func cleanPath(name string) (string, error) {
+	if name == "" {
+		return "", nil
+	}
+	name, err := mlflow.ValidateArtifactPath(name)
+	if err != nil {
+		return "", err
+	}
+	if name = path.Clean(name); name == "." {
+		return "", nil
+	}
+	return name, nil
 }
 
 // name returns the artifact that a request's path names.
 func name(c echo.Context) (string, error) {
 	_, rest, _ := strings.Cut(c.Request().URL.Path, proxyPath+"/")
-	clean, err := SafePath(rest)
+	clean, err := cleanPath(rest)
 	if err == nil && clean == "" {
 		err = apierr.Errorf(apierr.InvalidParameterValue, "Invalid path")
 	}
@@ -86,7 +97,7 @@ func (p *Proxy) upload(c echo.Context) error {
 	if err := p.store.Write(c.Request().Context(), name, c.Request().Body); err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, struct{}{})
+	return mlflow.WriteJSON(c.Response(), mlflow.Empty{})
 }
 
 func (p *Proxy) download(c echo.Context) error {
@@ -102,7 +113,7 @@ func (p *Proxy) downloadRun(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	name, err := SafePath(c.QueryParam("path"))
+	name, err := cleanPath(c.QueryParam("path"))
 	if err != nil {
 		return err
 	}
@@ -134,11 +145,11 @@ func (p *Proxy) remove(c echo.Context) error {
 	if err := p.store.Delete(c.Request().Context(), name); err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, struct{}{})
+	return mlflow.WriteJSON(c.Response(), mlflow.Empty{})
 }
 
 func (p *Proxy) list(c echo.Context) error {
-	dir, err := SafePath(c.QueryParam("path"))
+	dir, err := cleanPath(c.QueryParam("path"))
 	if err != nil {
 		return err
 	}
@@ -146,7 +157,7 @@ func (p *Proxy) list(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, newListing("", "", files))
+	return mlflow.WriteJSON(c.Response(), listing{fileInfos("", files)})
 }
 
 func (p *Proxy) listRun(c echo.Context) error {
@@ -154,7 +165,7 @@ func (p *Proxy) listRun(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	dir, err := SafePath(c.QueryParam("path"))
+	dir, err := cleanPath(c.QueryParam("path"))
 	if err != nil {
 		return err
 	}
@@ -162,7 +173,7 @@ func (p *Proxy) listRun(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, newListing(Scheme+"/"+root, dir, files))
+	return mlflow.WriteJSON(c.Response(), mlflow.ListArtifactsResponse{RootURI: Scheme + "/" + root, Files: fileInfos(dir, files)})
 }
 
 // root returns the directory of the run that a request names.
@@ -182,7 +193,7 @@ func (p *Proxy) root(c echo.Context) (string, error) {
 	if !ok {
 		return "", apierr.Errorf(apierr.InvalidParameterValue, "The artifacts of run '%s' are at '%s', which this server does not serve", id, uri)
 	}
-	return SafePath(strings.TrimLeft(rest, "/"))
+	return cleanPath(strings.TrimLeft(rest, "/"))
 }
 
 func missing(parameter string) error {

@@ -35,8 +35,8 @@ type File struct {
 	Size  int64 // bytes, 0 for a directory
 }
 
-// Store holds artifacts by slash-separated path. Paths must be safe; see
-// SafePath.
+// Store holds artifacts by slash-separated path. Paths must be clean,
+// relative and without "..".
 type Store struct {
 	bucket *blob.Bucket
 }

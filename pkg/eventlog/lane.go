@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
+	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/events"
 )
 
@@ -113,9 +114,12 @@ type Expect struct {
 
 // Append adds an event to the batch. committed, when not nil, is called with
 // the event's sequence on the lane's goroutine once the batch is committed.
-// It returns events.ErrTooLarge for an event that the log cannot take.
+// An event that is too large for the log is an INVALID_PARAMETER_VALUE.
 func (b *Batch) Append(subject string, a events.Attributes, e *events.Event, expect Expect, committed func(seq uint64)) error {
 	msg, err := events.Encode(subject, a, e)
+	if errors.Is(err, events.ErrTooLarge) {
+		return apierr.Wrap(err, apierr.InvalidParameterValue, fmt.Sprintf("The request is too large: what it writes must stay below %d bytes", events.MaxPayload))
+	}
 	if err != nil {
 		return err
 	}

@@ -5,14 +5,11 @@ package httpapi
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/labstack/echo-contrib/echoprometheus"
@@ -22,6 +19,7 @@ import (
 
 	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/mlflow"
 )
 
 // Headers of Runledger's own.
@@ -167,11 +165,6 @@ func ready(ec echo.Context, checks []Check) error {
 	return ec.JSON(status, r)
 }
 
-type errorBody struct {
-	Code    apierr.Code `json:"error_code"`
-	Message string      `json:"message"`
-}
-
 func writeError(logger *slog.Logger, err error, ec echo.Context) {
 	// Middleware that needs to know the outcome has the error answered before
 	// it returns it, and it is returned here once more.
@@ -188,11 +181,7 @@ func writeError(logger *slog.Logger, err error, ec echo.Context) {
 	if told.Code == apierr.InternalError {
 		logger.Error("internal error", slog.String("uri", ec.Request().RequestURI), slog.Any("error", err))
 	}
-	if told.RetryAfter > 0 {
-		ec.Response().Header().Set(echo.HeaderRetryAfter, strconv.Itoa(int(math.Ceil(told.RetryAfter.Seconds()))))
-	}
-	body, _ := json.Marshal(errorBody{told.Code, told.Message}) // two strings cannot fail
-	if err := ec.JSONBlob(told.Code.HTTPStatus(), body); err != nil {
+	if err := mlflow.WriteError(ec.Response(), told); err != nil {
 		logger.Debug("error not delivered", slog.Any("error", err))
 	}
 }

@@ -1,0 +1,61 @@
+# What a user needs:   make run · make demo · make test
+# What a change needs: make lint · make generate · make torture · make bench
+
+GO       ?= go
+PYTHON   ?= python3
+MODULES  := pkg services/ingest services/projector services/query services/registry cmd/runledger test loadtest
+PACKAGES := $(MODULES:%=./%/...)
+VENV     := .venv
+PY       := $(VENV)/bin/python
+# The race detector needs a C compiler.
+RACE     := $(if $(shell command -v $${CC:-cc}),-race)
+URI      ?= http://127.0.0.1:5000
+
+.PHONY: help build run demo test test-go test-client lint generate torture bench clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+engine/node_modules: engine/package-lock.json
+	@echo "Fetching the ClickHouse engine (about 130 MB, once)"
+	cd engine && npm ci
+	@touch $@
+
+build: engine/node_modules ## Build bin/runledger
+	CGO_ENABLED=0 $(GO) build -o bin/runledger ./cmd/runledger
+	@echo "Built bin/runledger. Next: bin/runledger up"
+
+run: build ## Build and start Runledger on http://127.0.0.1:5000
+	bin/runledger up
+
+$(PY): test/client/requirements.txt
+	@echo "Making a Python environment with the mlflow client in $(VENV) (once)"
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r test/client/requirements.txt
+	@touch $@
+
+demo: $(PY) ## Run a real sweep against the server of `make run` (URI=…)
+	$(PY) examples/sweep/sweep.py --tracking-uri $(URI)
+
+test: test-go test-client ## Run all tests
+
+test-go: build
+	$(GO) vet $(PACKAGES)
+	$(GO) test $(RACE) -timeout 15m $(PACKAGES)
+
+test-client: build $(PY)
+	cd test/client && ../../$(PY) -m pytest
+
+lint: $(PY) ## Check style: gofumpt, staticcheck, ruff, mypy
+	cd tools && GOWORK=off $(GO) build -o ../bin/tools/ mvdan.cc/gofumpt honnef.co/go/tools/cmd/staticcheck
+	@test -z "$$(bin/tools/gofumpt -l $(MODULES) | tee /dev/stderr)"
+	bin/tools/staticcheck $(PACKAGES)
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	cd test/client && ../../$(VENV)/bin/mypy
+
+generate: ## Generate the event types from events.proto
+	cd tools && GOWORK=off $(GO) build -o ../bin/tools/ github.com/bufbuild/buf/cmd/buf
+	cd pkg/events && GOWORK=off ../../bin/tools/buf lint && GOWORK=off ../../bin/tools/buf generate
+
+clean: ## Remove what was built (not data directories)
+	rm -rf bin $(VENV) engine/node_modules

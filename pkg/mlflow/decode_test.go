@@ -1,0 +1,367 @@
+package mlflow
+
+import (
+	"errors"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/runledger/runledger/pkg/apierr"
+)
+
+const docs = " See the API docs for more information about request parameters."
+
+func missing(name string) string {
+	return "Missing value for required parameter '" + name + "'." + docs
+}
+
+func hint(value, name, typ string) string {
+	return "Invalid value " + value + " for parameter '" + name + "' supplied:  Hint: Value was of type '" + typ + "'." + docs
+}
+
+// checkMessage fails the test unless err is an InvalidParameterValue with the
+// message, or nil where the message is empty.
+func checkMessage(t *testing.T, err error, want string) {
+	t.Helper()
+	if want == "" {
+		if err != nil {
+			t.Fatalf("unexpected error: %v", err)
+		}
+		return
+	}
+	e, ok := errors.AsType[*apierr.Error](err)
+	if !ok {
+		t.Fatalf("got %v, want %q", err, want)
+	}
+	if e.Message != want || e.Code != apierr.InvalidParameterValue {
+		t.Fatalf("got %s %q\nwant %q", e.Code, e.Message, want)
+	}
+}
+
+func decodeJSON[T any, P interface {
+	*T
+	message
+}](t *testing.T, body, wantErr string) T {
+	t.Helper()
+	r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
+	r.Header.Set("Content-Type", "application/json")
+	got, err := Decode[T, P](r)
+	checkMessage(t, err, wantErr)
+	return *got
+}
+
+// Each answer of this table is what MLflow 3.18 gave, unless it says otherwise.
+func TestDecodeCreateExperiment(t *testing.T) {
+	for _, tt := range []struct{ body, want, err string }{
+		{`{"name":"a"}`, "a", ""},
+		{`{"name":"a","name":"b"}`, "b", ""},
+		{`{"n\u0061me":"a"}`, "a", ""},
+		{`"{\"name\":\"a\"}"`, "a", ""},
+		{`{"name":"a","unknown":{"deep":[1,{"x":null}]}}`, "a", ""},
+		{`{"name":123}`, "", hint("123", "name", "int")},
+		{`{"name":1.50}`, "", hint("1.5", "name", "float")},
+		{`{"name":["é",{"b":1,"a":2}]}`, "", hint(`["\u00e9",{"a":2,"b":1}]`, "name", "list")},
+		{`{"name":true}`, "", hint("true", "name", "bool")},
+		{`{}`, "", missing("name")},
+		{``, "", missing("name")},
+		{` `, "", missing("name")},
+		{`null`, "", missing("name")},
+		{`{"name":null}`, "", missing("name")},
+		{`{"name":""}`, "", missing("name")},
+		{`{"name":"a`, "", missing("name")},
+		{`{"name":"a"} x`, "", missing("name")},
+		{"{\"name\":\"\xff\"}", "", missing("name")},
+		{`{"name":"a","tags":5}`, "a", hint("5", "tags", "int")},
+		{`{"tags":5}`, "", missing("name")},
+		// MLflow answers these with 500, or reads what it can.
+		{`[]`, "", missing("name")},
+		{`"abc"`, "", missing("name")},
+		{`{"name":"a","tags":[5]}`, "a", hint("5", "tags[0]", "int")},
+		{`{"name":"a","tags":[{"key":"k"},{"key":1}]}`, "a", hint("1", "tags[1].key", "int")},
+		{`{"name":"a","x":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `}`, "", missing("name")},
+	} {
+		got := decodeJSON[CreateExperiment](t, tt.body, tt.err)
+		if got.Name != tt.want {
+			t.Errorf("%.100s: name %q, want %q", tt.body, got.Name, tt.want)
+		}
+	}
+}
+
+func TestDecodeNotJSONWithoutRequiredFields(t *testing.T) {
+	for body, want := range map[string]string{
+		`{bad`:                 "The request body is not valid JSON, at byte 1.",
+		`[1]`:                  "The request body must be a JSON object.",
+		`5`:                    "The request body must be a JSON object.",
+		`"[]"`:                 "The request body must be a JSON object.",
+		`{"run_name":"a"}{}`:   "The request body is not valid JSON, at byte 17.",
+		`{"start_time":"abc"}`: hint(`"abc"`, "start_time", "str"),
+		`{"experiment_id":1}`:  hint("1", "experiment_id", "int"),
+	} {
+		got := decodeJSON[CreateRun](t, body, want)
+		if !reflect.DeepEqual(got, CreateRun{}) {
+			t.Errorf("%s: half a request is left: %+v", body, got)
+		}
+	}
+}
+
+func TestDecodeScalars(t *testing.T) {
+	const rest = `{"run_id":"r","key":"k","value":%v,"timestamp":%t,"step":%s}`
+	num := hint
+	for _, tt := range []struct {
+		value, timestamp, step string
+		want                   Metric
+		err                    string
+	}{
+		{"1", "2", "3", Metric{"k", 1, 2, 3}, ""},
+		{`"1.5"`, "3.0", `"7"`, Metric{"k", 1.5, 3, 7}, ""},
+		{`" 1.5 "`, "3e2", `"-7.0"`, Metric{"k", 1.5, 300, -7}, ""},
+		{`"inf"`, "1", "null", Metric{"k", math.Inf(1), 1, 0}, ""},
+		{`"Infinity"`, "1", "0", Metric{"k", math.Inf(1), 1, 0}, ""},
+		{`"-Infinity"`, "1", "0", Metric{"k", math.Inf(-1), 1, 0}, ""},
+		{`"1e400"`, "1", "0", Metric{"k", math.Inf(1), 1, 0}, ""},
+		{"-Infinity", "1", "0", Metric{"k", math.Inf(-1), 1, 0}, ""},
+		{"1", "1", "9223372036854775807", Metric{"k", 1, 1, math.MaxInt64}, ""},
+		{"1", "1", "-9223372036854775808", Metric{"k", 1, 1, math.MinInt64}, ""},
+		{`"abc"`, "1", "0", Metric{}, num(`"abc"`, "value", "str")},
+		{`""`, "1", "0", Metric{}, missing("value")},
+		{`null`, "1", "0", Metric{}, missing("value")},
+		{`1`, `""`, "0", Metric{}, missing("timestamp")},
+		{`1`, "1", `"x"`, Metric{}, num(`"x"`, "step", "str")},
+		{`1`, "1", `""`, Metric{}, num(`""`, "step", "str")},
+		// MLflow takes these, as 1, 0, 0, 0, 0, 0 and 0.
+		{"true", "1", "0", Metric{}, num("true", "value", "bool")},
+		{`"nan"`, "1", "0", Metric{}, num(`"nan"`, "value", "str")},
+		{`"0x1p4"`, "1", "0", Metric{}, num(`"0x1p4"`, "value", "str")},
+		{"1e400", "1", "0", Metric{}, num("Infinity", "value", "float")},
+		{"1", "1.5", "0", Metric{}, num("1.5", "timestamp", "float")},
+		{"1", "9223372036854775808", "0", Metric{}, num("9223372036854775808", "timestamp", "int")},
+		{"1", "1", `" 7"`, Metric{}, num(`" 7"`, "step", "str")},
+	} {
+		body := strings.NewReplacer("%v", tt.value, "%t", tt.timestamp, "%s", tt.step).Replace(rest)
+		got := decodeJSON[LogMetric](t, body, tt.err)
+		if tt.err == "" && got.Metric() != tt.want {
+			t.Errorf("%s: got %+v, want %+v", body, got.Metric(), tt.want)
+		}
+	}
+	for _, nan := range []string{`"NaN"`, "NaN"} {
+		got := decodeJSON[LogMetric](t, `{"run_id":"NaN, \"NaN","key":"k","value":`+nan+`,"timestamp":1}`, "")
+		if !math.IsNaN(got.Value) || got.RunID != `NaN, "NaN` {
+			t.Errorf("%s: got %+v", nan, got)
+		}
+	}
+}
+
+func TestDecodeRunUUID(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"run_uuid":"a"}`:                "a",
+		`{"run_uuid":"a","run_id":"b"}`:   "b",
+		`{"run_id":"b","run_uuid":"a"}`:   "b",
+		`{"run_id":null,"run_uuid":"a"}`:  "a",
+		`{"run_id":"","run_uuid":"a"}`:    "a",
+		`{"run_id":"b","run_uuid":5}`:     "b",
+		`{"run_uuid":"a","run_uuid":"c"}`: "c",
+	} {
+		if got := decodeJSON[DeleteRun](t, body, ""); got.RunID != want {
+			t.Errorf("%s: got %q, want %q", body, got.RunID, want)
+		}
+	}
+	decodeJSON[DeleteRun](t, `{"run_uuid":""}`, missing("run_id"))
+	decodeJSON[DeleteRun](t, `{"run_id":5,"run_uuid":"a"}`, hint("5", "run_id", "int"))
+}
+
+func TestDecodeUpdateRun(t *testing.T) {
+	got := decodeJSON[UpdateRun](t, `{"run_id":"r","status":3,"end_time":"5"}`, "")
+	if *got.Status != StatusFinished || *got.EndTime != 5 || got.RunName != nil {
+		t.Errorf("got %+v", got)
+	}
+	got = decodeJSON[UpdateRun](t, `{"run_id":"r","status":"KILLED","run_name":""}`, "")
+	if *got.Status != StatusKilled || got.EndTime != nil || *got.RunName != "" {
+		t.Errorf("got %+v", got)
+	}
+	decodeJSON[UpdateRun](t, `{"run_id":"r","status":99}`, hint("99", "status", "int"))
+	// MLflow ignores an unknown name.
+	decodeJSON[UpdateRun](t, `{"run_id":"r","status":"BOGUS"}`, hint(`"BOGUS"`, "status", "str"))
+}
+
+func TestDecodeLogBatch(t *testing.T) {
+	got := decodeJSON[LogBatch](t, `{"run_id":"r","metrics":[{"key":"a","value":1,"timestamp":2,"x":[]},{"step":4,"timestamp":"3","value":"NaN","key":"\u0061"}],
+		"params":[{"key":"p"}],"tags":[{"key":"t","value":"v"}]}`, "")
+	if len(got.Metrics) != 2 || got.Metrics[0] != (Metric{"a", 1, 2, 0}) || got.Metrics[1].Key != "a" || got.Metrics[1].Step != 4 {
+		t.Errorf("got %+v", got)
+	}
+	if got.Params[0] != (Param{"p", ""}) || got.Tags[0] != (Tag{"t", "v"}) {
+		t.Errorf("got %+v", got)
+	}
+	for body, want := range map[string]string{
+		`{"metrics":[]}`: missing("run_id"),
+		`{"run_id":"r","metrics":[{"key":"a","value":1}]}`:                           missing("metrics[0].timestamp"),
+		`{"run_id":"r","metrics":[{"value":1,"timestamp":1}]}`:                       missing("metrics[0].key"),
+		`{"run_id":"r","metrics":[{"key":"a","value":1,"timestamp":1},{"key":"a"}]}`: missing("metrics[1].value"),
+		`{"run_id":"r","metrics":[{"key":"a","value":"","timestamp":1}]}`:            missing("metrics[0].value"),
+		`{"run_id":"r","metrics":5}`:                                                 hint("5", "metrics", "int"),
+		`{"run_id":"r","metrics":"[]"}`:                                              hint(`"[]"`, "metrics", "str"),
+		`{"run_id":"r","tags":[{"value":"1"}]}`:                                      missing("tags[0].key"),
+		`{"run_id":"r","params":[{"key":""}]}`:                                       missing("params[0].key"),
+		`{"run_id":"r","metrics":null,"params":null}`:                                "",
+		`{"run_id":"r"}`: "",
+		`{"run_id":"r","metrics":[{"key":"a","value":1,"timestamp":1,"step":"x"}],"tags":[5]}`: hint(`"x"`, "metrics[0].step", "str"),
+		`{"run_id":"r","metrics":[5]}`:                                           hint("5", "metrics[0]", "int"),
+		`{"run_id":"r","metrics":[null]}`:                                        hint("null", "metrics[0]", "NoneType"),
+		`{"run_id":"r","metrics":[{"key":5,"value":[[1]],"timestamp":1}]}`:       hint("5", "metrics[0].key", "int"),
+		`{"run_id":"r","metrics":[{"key":"a","value":[{"b":1}],"timestamp":1}]}`: hint(`[{"b":1}]`, "metrics[0].value", "list"),
+	} {
+		decodeJSON[LogBatch](t, body, want)
+	}
+}
+
+func TestDecodeBodyLimit(t *testing.T) {
+	body := `{"run_id":"r","tags":[{"key":"k","value":"` + strings.Repeat("x", MaxBatchBytes) + `"}]}`
+	decodeJSON[LogBatch](t, body, "Batched logging API requests must be at most 1000000 bytes, got a request of size 1000046.")
+	decodeJSON[SetTag](t, strings.Repeat(" ", MaxBodyBytes+1), "The request body must be at most 4194304 bytes, got a request of size 4194305.")
+}
+
+func TestDecodeContentType(t *testing.T) {
+	for _, tt := range []struct{ method, contentType, err string }{
+		{http.MethodPost, "application/json", ""},
+		{http.MethodPost, "application/json; charset=utf-8", ""},
+		{http.MethodPost, "text/plain", "Bad Request. Content-Type must be one of ['application/json']."},
+		{http.MethodPost, "", "Bad Request. Content-Type header is missing."},
+		{http.MethodPatch, "", ""},
+		{http.MethodDelete, "text/plain", ""},
+	} {
+		r := httptest.NewRequest(tt.method, "/", strings.NewReader(`{"name":"m"}`))
+		r.Header.Set("Content-Type", tt.contentType)
+		got, err := Decode[UpdateRegisteredModel](r)
+		checkMessage(t, err, tt.err)
+		if err == nil && got.Name != "m" {
+			t.Errorf("%s: got %+v", tt.method, got)
+		}
+	}
+}
+
+type brokenReader struct{}
+
+func (brokenReader) Read([]byte) (int, error) { return 0, errors.New("connection reset") }
+
+func TestDecodeBrokenBody(t *testing.T) {
+	err := DecodeBody(brokenReader{}, "application/json", 10, &CreateRun{})
+	if apierr.CodeOf(err) != apierr.BadRequest || strings.Contains(apierr.From(err).Message, "reset") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func decodeArgs[T any, P interface {
+	*T
+	message
+}](t *testing.T, query, wantErr string) T {
+	t.Helper()
+	got, err := Decode[T, P](httptest.NewRequest(http.MethodGet, "/?"+query, nil))
+	checkMessage(t, err, wantErr)
+	return *got
+}
+
+func TestDecodeQuery(t *testing.T) {
+	got := decodeArgs[SearchExperiments](t, "max_results=5&order_by=a&order_by=b+DESC&view_type=3&other=1", "")
+	want := SearchExperiments{MaxResults: 5, OrderBy: []string{"a", "b DESC"}, ViewType: ViewAll}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if got := decodeArgs[GetRun](t, "run_uuid=a&run_uuid=b", ""); got.RunID != "a" {
+		t.Errorf("got %+v", got)
+	}
+	if got := decodeArgs[GetRegisteredModel](t, "name=%FF%22", ""); got.Name != "\uFFFD\"" {
+		t.Errorf("got %+v", got)
+	}
+	if got := decodeArgs[GetMetricHistory](t, "run_id=r&metric_key=k", ""); got.MaxResults != nil {
+		t.Errorf("got %+v", got)
+	}
+	decodeArgs[GetExperiment](t, "experiment_id=", missing("experiment_id"))
+	decodeArgs[GetExperiment](t, "", missing("experiment_id"))
+	decodeArgs[SearchRegisteredModels](t, "max_results=1001", hint(`"1001"`, "max_results", "str"))
+	// MLflow goes on without it, and returns everything.
+	decodeArgs[GetMetricHistory](t, "run_id=r&metric_key=k&max_results=x", hint(`"x"`, "max_results", "str"))
+	for arg, wantErr := range map[string]string{
+		"TRUE": "", "false": "", "1": "Invalid boolean value: 1, must be 'true' or 'false'.",
+	} {
+		args := url.Values{"name": {"m"}, "version": {"1"}, "stage": {"None"}, "archive_existing_versions": {arg}}
+		var req TransitionStage
+		checkMessage(t, DecodeQuery(args, &req), wantErr)
+		if req.ArchiveExistingVersions != (arg == "TRUE") {
+			t.Errorf("%s: got %+v", arg, req)
+		}
+	}
+}
+
+func TestDecodeDefaults(t *testing.T) {
+	if got := decodeJSON[SearchRuns](t, `{"max_results":null}`, ""); got.MaxResults != 1000 || got.RunViewType != ViewActiveOnly {
+		t.Errorf("got %+v", got)
+	}
+	if got := decodeJSON[SearchRuns](t, `{"max_results":5,"max_results":null,"run_view_type":"ALL"}`, ""); got.MaxResults != 1000 || got.RunViewType != ViewAll {
+		t.Errorf("got %+v", got)
+	}
+	if got := decodeArgs[SearchModelVersions](t, "", ""); got.MaxResults != 200_000 {
+		t.Errorf("got %+v", got)
+	}
+	decodeJSON[SearchRuns](t, `{"max_results":50001}`, hint("50001", "max_results", "int"))
+	decodeJSON[SearchRuns](t, `{"experiment_ids":"1"}`, hint(`"1"`, "experiment_ids", "str"))
+	// MLflow searches in no experiment at all.
+	decodeJSON[SearchRuns](t, `{"experiment_ids":["0",1]}`, hint("1", "experiment_ids[1]", "int"))
+}
+
+// requests are one of each request type.
+func requests() []message {
+	return []message{
+		&CreateExperiment{}, &GetExperiment{}, &GetExperimentByName{}, &SearchExperiments{}, &DeleteExperiment{},
+		&RestoreExperiment{}, &UpdateExperiment{}, &SetExperimentTag{}, &DeleteExperimentTag{},
+		&CreateRun{}, &GetRun{}, &UpdateRun{}, &DeleteRun{}, &RestoreRun{}, &LogMetric{}, &LogParam{}, &SetTag{},
+		&DeleteTag{}, &LogBatch{}, &SearchRuns{}, &GetMetricHistory{}, &ListArtifacts{},
+		&CreateRegisteredModel{}, &RenameRegisteredModel{}, &UpdateRegisteredModel{}, &DeleteRegisteredModel{},
+		&GetRegisteredModel{}, &SearchRegisteredModels{}, &GetLatestVersions{}, &SetRegisteredModelTag{},
+		&DeleteRegisteredModelTag{}, &SetAlias{}, &DeleteAlias{}, &GetByAlias{}, &CreateModelVersion{},
+		&UpdateModelVersion{}, &TransitionStage{}, &DeleteModelVersion{}, &GetModelVersion{}, &SearchModelVersions{},
+		&GetDownloadURI{}, &SetModelVersionTag{}, &DeleteModelVersionTag{},
+	}
+}
+
+// TestFieldsFillEveryMember sends each request type a value for each of its
+// fields, and finds every member of the struct set.
+func TestFieldsFillEveryMember(t *testing.T) {
+	for _, req := range requests() {
+		var b strings.Builder
+		b.WriteByte('{')
+		for i, f := range req.fields() {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			b.WriteString(`"` + f.name + `":`)
+			switch f.dst.(type) {
+			case *string, **string:
+				b.WriteString(`"x"`)
+			case *bool:
+				b.WriteString("true")
+			case *[]string:
+				b.WriteString(`["x"]`)
+			case *[]Tag, *[]Param:
+				b.WriteString(`[{"key":"k","value":"v"}]`)
+			case *[]Metric:
+				b.WriteString(`[{"key":"k","value":1,"timestamp":1}]`)
+			default:
+				b.WriteString("1")
+			}
+		}
+		b.WriteByte('}')
+		if err := decodeBytes([]byte(b.String()), req); err != nil {
+			t.Errorf("%T: %s: %v", req, b.String(), err)
+		}
+		v := reflect.ValueOf(req).Elem()
+		for i := range v.NumField() {
+			if v.Field(i).IsZero() {
+				t.Errorf("%T: %s: nothing sets %s", req, b.String(), v.Type().Field(i).Name)
+			}
+		}
+	}
+}

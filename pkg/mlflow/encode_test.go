@@ -1,0 +1,125 @@
+package mlflow
+
+import (
+	"errors"
+	"math"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/runledger/runledger/pkg/apierr"
+)
+
+func TestEncode(t *testing.T) {
+	size := int64(0)
+	for _, tt := range []struct {
+		v    any
+		want string
+	}{
+		{Empty{}, `{}`},
+		{SearchRunsResponse{}, `{}`},
+		{SearchExperimentsResponse{}, `{}`},
+		{SearchRegisteredModelsResponse{}, `{}`},
+		{SearchModelVersionsResponse{}, `{}`},
+		{GetMetricHistoryResponse{}, `{}`},
+		{
+			GetMetricHistoryResponse{Metrics: []Metric{
+				{"a", 1.5, math.MaxInt64, -3}, {"b", math.NaN(), 1, 0}, {"c", math.Inf(1), 1, 0}, {"d", math.Inf(-1), 1, 0},
+			}},
+			`{"metrics":[{"key":"a","value":1.5,"timestamp":9223372036854775807,"step":-3},` +
+				`{"key":"b","value":"NaN","timestamp":1,"step":0},{"key":"c","value":"Infinity","timestamp":1,"step":0},` +
+				`{"key":"d","value":"-Infinity","timestamp":1,"step":0}]}`,
+		},
+		{
+			RunResponse{Run{
+				Info:   RunInfo{RunUUID: "r", RunID: "r", ExperimentID: "0", Status: StatusRunning, StartTime: 12, LifecycleStage: LifecycleActive},
+				Data:   RunData{Tags: []Tag{{"a", ""}}},
+				Inputs: &RunInputs{},
+			}},
+			`{"run":{"info":{"run_uuid":"r","experiment_id":"0","run_name":"","user_id":"","status":"RUNNING","start_time":12,` +
+				`"artifact_uri":"","lifecycle_stage":"active","run_id":"r"},"data":{"tags":[{"key":"a","value":""}]},"inputs":{}}}`,
+		},
+		{
+			ExperimentResponse{Experiment{ExperimentID: "0", Name: "Default", ArtifactLocation: "x", LifecycleStage: "active", CreationTime: 5}},
+			`{"experiment":{"experiment_id":"0","name":"Default","artifact_location":"x","lifecycle_stage":"active","creation_time":5}}`,
+		},
+		{
+			ModelVersionResponse{ModelVersion{Name: "m", Version: "1", CurrentStage: StageNone, Source: "s", Status: VersionReady}},
+			`{"model_version":{"name":"m","version":"1","current_stage":"None","source":"s","run_id":"","status":"READY","run_link":""}}`,
+		},
+		{
+			ListArtifactsResponse{RootURI: "r", Files: []FileInfo{{Path: "d", IsDir: true}, {Path: "f", FileSize: &size}}},
+			`{"root_uri":"r","files":[{"path":"d","is_dir":true},{"path":"f","is_dir":false,"file_size":0}]}`,
+		},
+	} {
+		got, err := Encode(tt.v)
+		if err != nil || string(got) != tt.want {
+			t.Errorf("%T: %v\n got %s\nwant %s", tt.v, err, got, tt.want)
+		}
+	}
+}
+
+func TestWriteError(t *testing.T) {
+	for _, tt := range []struct {
+		err        error
+		status     int
+		retryAfter string
+		body       string
+	}{
+		{RunNotFound("\xff"), 404, "", `{"error_code":"RESOURCE_DOES_NOT_EXIST","message":"Run with id=` + "\uFFFD" + ` not found"}`},
+		{errors.New("secret"), 500, "", `{"error_code":"INTERNAL_ERROR","message":"An internal error occurred."}`},
+		{
+			apierr.Errorf(apierr.RequestLimitExceeded, "Slow down.").WithRetryAfter(1500 * time.Millisecond), 429, "2",
+			`{"error_code":"REQUEST_LIMIT_EXCEEDED","message":"Slow down."}`,
+		},
+	} {
+		w := httptest.NewRecorder()
+		if err := WriteError(w, tt.err); err != nil {
+			t.Fatal(err)
+		}
+		if w.Code != tt.status || w.Body.String() != tt.body || w.Header().Get("Retry-After") != tt.retryAfter ||
+			w.Header().Get("Content-Type") != "application/json" {
+			t.Errorf("got %d %v %s", w.Code, w.Header(), w.Body)
+		}
+	}
+}
+
+func TestWriteJSON(t *testing.T) {
+	w := httptest.NewRecorder()
+	if err := WriteJSON(w, CreateExperimentResponse{"7"}); err != nil {
+		t.Fatal(err)
+	}
+	if w.Code != 200 || w.Body.String() != `{"experiment_id":"7"}` {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+func TestPageToken(t *testing.T) {
+	type place struct {
+		Offset int64 `json:"offset"`
+	}
+	token, err := EncodePageToken(place{1})
+	if err != nil || token != "eyJvZmZzZXQiOjF9" {
+		t.Fatalf("got %s, %v", token, err)
+	}
+	for token, want := range map[string]int64{"": 0, token: 1} {
+		got, err := DecodePageToken[place](token)
+		if got.Offset != want || err != nil {
+			t.Errorf("%q: got %+v, %v", token, got, err)
+		}
+	}
+	for token, want := range map[string]string{
+		"xx":                   "Invalid page token, could not base64-decode",
+		"!!":                   "Invalid page token, could not base64-decode",
+		"eHgn":                 `Invalid page token, decoded value=b'xx\''`,
+		"gA==":                 `Invalid page token, decoded value=b'\x80'`,
+		"eyJ4IjoxfQ==":         `Invalid page token, parsed value={"x":1}`,
+		"eyJvZmZzZXQiOiJ4In0=": `Invalid page token, parsed value={"offset":"x"}`,
+	} {
+		got, err := DecodePageToken[place](token)
+		checkMessage(t, err, want)
+		if got != (place{}) {
+			t.Errorf("%q: got %+v", token, got)
+		}
+	}
+}

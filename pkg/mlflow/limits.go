@@ -1,0 +1,35 @@
+package mlflow
+
+// MLflow's limits on what a request may hold. Lengths count characters, not
+// bytes.
+const (
+	// MaxBatchBytes is the size of a log-batch body, in bytes.
+	MaxBatchBytes = 1_000_000
+	// MaxBodyBytes is the size of any other JSON body, in bytes.
+	MaxBodyBytes = 4 << 20
+
+	MaxBatchMetrics  = 1000
+	MaxBatchParams   = 100
+	MaxBatchTags     = 100
+	MaxBatchEntities = 1000
+
+	MaxKeyLength                = 250
+	MaxParamValueLength         = 6000
+	MaxTagValueLength           = 8000
+	MaxExperimentNameLength     = 500
+	MaxExperimentTagValueLength = 20_000
+	MaxRegistryTagValueLength   = 100_000
+	MaxAliasLength              = 255
+	MaxArtifactLocationLength   = 2048
+)
+
+// MLflow's page sizes.
+const (
+	DefaultSearchRuns = 1000
+	// MaxSearchResults bounds a page of runs or of experiments.
+	MaxSearchResults      = 50_000
+	DefaultSearchModels   = 100
+	MaxSearchModels       = 1000
+	DefaultSearchVersions = MaxSearchVersions
+	MaxSearchVersions     = 200_000
+)
