@@ -200,4 +200,3 @@ func missing(parameter string) error {
 	return apierr.Errorf(apierr.InvalidParameterValue,
 		"Missing value for required parameter '%s'. See the API docs for more information about request parameters.", parameter)
 }
-

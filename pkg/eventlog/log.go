@@ -29,7 +29,7 @@ var (
 	ErrFull error = apierr.Errorf(apierr.TemporarilyUnavailable, "The event log is full: its operator must raise its size limit").WithRetryAfter(time.Minute)
 	// ErrUnavailable means that the log did not answer in time. Whether the
 	// command was committed is unknown.
-	ErrUnavailable error = apierr.Errorf(apierr.TemporarilyUnavailable, "The event log does not answer, try again").WithRetryAfter(2*time.Second)
+	ErrUnavailable error = apierr.Errorf(apierr.TemporarilyUnavailable, "The event log does not answer, try again").WithRetryAfter(2 * time.Second)
 	// ErrShardCount means that the log was created with another shard count.
 	ErrShardCount = errors.New("shard count differs from the log's")
 )
