@@ -35,7 +35,7 @@ $(PY): test/client/requirements.txt
 	@touch $@
 
 demo: $(PY) ## Run a real sweep against the server of `make run` (URI=…)
-	$(PY) examples/sweep/sweep.py --tracking-uri $(URI)
+	MLFLOW_DISABLE_TELEMETRY=true $(PY) -W ignore::FutureWarning examples/sweep/sweep.py --tracking-uri $(URI)
 
 test: test-go test-client ## Run all tests
 

@@ -34,7 +34,7 @@ const (
 
 // MLflowVersion is the version of MLflow's API that is spoken, as /version
 // answers it: clients ask before they use newer calls.
-const MLflowVersion = "3.18.0"
+const MLflowVersion = "3.17.2"
 
 const (
 	readHeaderTimeout = 10 * time.Second
