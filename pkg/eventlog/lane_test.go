@@ -202,3 +202,73 @@ func TestReadAndFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestShardCountIsFixed(t *testing.T) {
+	nc := natstest.Start(t)
+	log, err := eventlog.Open(t.Context(), nc, eventlog.Config{Shards: 2})
+	if err != nil || log.Shards() != 2 {
+		t.Fatal(log, err)
+	}
+	if log, err = eventlog.Open(t.Context(), nc, eventlog.Config{}); err != nil || log.Shards() != 2 {
+		t.Fatal(log, err)
+	}
+	if _, err = eventlog.Open(t.Context(), nc, eventlog.Config{Shards: 3}); !errors.Is(err, eventlog.ErrShardCount) {
+		t.Fatal(err)
+	}
+}
+
+func TestFullStreamRefusesAndSaysSo(t *testing.T) {
+	log, err := eventlog.Open(t.Context(), natstest.Start(t), eventlog.Config{Shards: 1, MaxBytes: 64 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lane := log.NewLane(eventlog.LaneConfig{Stream: events.RunsStream(0)})
+	defer lane.Close()
+	var acked int
+	for range 1000 {
+		_, err = lane.Do(t.Context(), func(_ context.Context, b *eventlog.Batch) error {
+			for range 3 {
+				if err := b.Append("run.0.0.r.meta", attrs(), tagged("r", "v"), eventlog.Expect{}, nil); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			break
+		}
+		acked += 3
+	}
+	if !errors.Is(err, eventlog.ErrFull) {
+		t.Fatalf("got %v after %d events, want ErrFull", err, acked)
+	}
+	if got := len(readAll(t, log, events.RunsStream(0), "")); got != acked {
+		t.Errorf("%d events, %d were acknowledged", got, acked)
+	}
+}
+
+func TestQueueIsBounded(t *testing.T) {
+	log := open(t)
+	lane := log.NewLane(eventlog.LaneConfig{Stream: events.RunsStream(0), Queue: 1})
+	defer lane.Close()
+	begun, release := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, _ = lane.Do(t.Context(), func(context.Context, *eventlog.Batch) error {
+			close(begun)
+			<-release
+			return nil
+		})
+	})
+	<-begun
+	nothing := func(context.Context, *eventlog.Batch) error { return nil }
+	wg.Go(func() { _, _ = lane.Do(t.Context(), nothing) })
+	for lane.Waiting() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := lane.Do(t.Context(), nothing); !errors.Is(err, eventlog.ErrBusy) {
+		t.Errorf("got %v, want ErrBusy", err)
+	}
+	close(release)
+	wg.Wait()
+}

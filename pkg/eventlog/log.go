@@ -94,11 +94,8 @@ func Open(ctx context.Context, nc *nats.Conn, c Config) (*Log, error) {
 	if c.Shards > events.MaxShards {
 		return nil, fmt.Errorf("open event log: %d shards, at most %d", c.Shards, events.MaxShards)
 	}
-	existing := 0
-	switch s, err := js.Stream(ctx, events.RunsStream(0)); {
-	case err == nil:
-		existing = events.ShardsOf(s.CachedInfo().Config)
-	case !errors.Is(err, jetstream.ErrStreamNotFound):
+	existing, err := existingShards(ctx, js)
+	if err != nil {
 		return nil, fmt.Errorf("open event log: %w", err)
 	}
 	if c.Shards == 0 {
@@ -123,6 +120,20 @@ func Open(ctx context.Context, nc *nats.Conn, c Config) (*Log, error) {
 		l.streams[sc.Name] = s
 	}
 	return l, nil
+}
+
+// existingShards returns the shard count of the log on the server, 0 for none.
+// It asks every stream: after a crash while one was being created, JetStream
+// may not list that one.
+func existingShards(ctx context.Context, js jetstream.JetStream) (int, error) {
+	shards := 0
+	list := js.ListStreams(ctx)
+	for info := range list.Info() {
+		if _, ok := events.ShardOfStream(info.Config.Name); ok {
+			shards = max(shards, events.ShardsOf(info.Config))
+		}
+	}
+	return shards, list.Err()
 }
 
 // JetStream returns the connection's JetStream context, for what is kept
