@@ -1,9 +1,11 @@
 package mlflow
 
 import (
+	"path"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -40,32 +42,41 @@ type ListArtifactsResponse struct {
 }
 
 // ValidateArtifactPath checks a path relative to the root of a run's artifacts,
-// and returns it decoded, however often it was URL-encoded, with its control
-// characters escaped. It refuses, with an *apierr.Error of code
-// InvalidParameterValue, a path that is absolute or a file: URI, that has a ".."
-// in it, or a '#' or a backslash.
-func ValidateArtifactPath(path string) (string, error) {
+// and returns its shortest form: "" is the root itself. It refuses, with an *apierr.Error of code InvalidParameterValue, a path that
+// is absolute or a file: URI, that has a ".." in it, a '#', a backslash or a
+// control character, or that has any of these once it is URL-decoded, however
+// often. What it returns is not decoded, since file names may hold a '%'.
+func ValidateArtifactPath(p string) (string, error) {
 	invalid := invalidf("Invalid path")
-	for i := 0; ; i++ {
-		decoded := percentDecode(path)
-		if decoded == path {
-			break
-		}
-		if i == maxDecodings {
+	if !utf8.ValidString(p) || strings.ContainsFunc(p, unicode.IsControl) {
+		return "", invalid
+	}
+	form := p
+	for range maxDecodings {
+		if !isSafePath(form) {
 			return "", invalid
 		}
-		path = decoded
+		decoded := percentDecode(form)
+		if decoded == form {
+			if p = path.Clean(p); p == "." {
+				return "", nil
+			}
+			return p, nil
+		}
+		form = decoded
 	}
-	if strings.ContainsAny(path, "#\\") || strings.HasPrefix(path, "/") || !utf8.ValidString(path) {
-		return "", invalid
+	return "", invalid
+}
+
+func isSafePath(p string) bool {
+	if strings.ContainsAny(p, "#\\\x00") || strings.HasPrefix(p, "/") {
+		return false
 	}
-	if drive, rest, ok := strings.Cut(path, ":"); ok && (strings.EqualFold(drive, "file") || len(drive) == 1 && strings.HasPrefix(rest, "/")) {
-		return "", invalid
+	if scheme, rest, ok := strings.Cut(p, ":"); ok &&
+		(strings.EqualFold(scheme, "file") || len(scheme) == 1 && strings.HasPrefix(rest, "/")) {
+		return false
 	}
-	if slices.Contains(strings.Split(path, "/"), "..") {
-		return "", invalid
-	}
-	return escapeControls(path), nil
+	return !slices.Contains(strings.Split(p, "/"), "..")
 }
 
 // maxDecodings bounds how many times over a path may be URL-encoded.
@@ -89,20 +100,3 @@ func percentDecode(s string) string {
 	}
 	return b.String()
 }
-
-func escapeControls(s string) string {
-	if !strings.ContainsFunc(s, isControl) {
-		return s
-	}
-	var b strings.Builder
-	for _, r := range s {
-		if isControl(r) {
-			writePadded(&b, "%", r, 2)
-		} else {
-			b.WriteRune(r)
-		}
-	}
-	return b.String()
-}
-
-func isControl(r rune) bool { return r < ' ' || r == 0x7f }

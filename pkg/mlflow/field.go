@@ -325,36 +325,55 @@ func (d *decoder) stringElement(dst *string) error {
 	return nil
 }
 
+// memberErrors is what went wrong with the members of an element so far, by place. A
+// later value of a member takes the place of an earlier one, wrong or not.
+type memberErrors [4]*elementError
+
+func (m *memberErrors) first() error {
+	for _, e := range m {
+		if e != nil {
+			return e
+		}
+	}
+	return nil
+}
+
 // keyValueElement reads a tag or a parameter.
 func keyValueElement[T Tag | Param](keyRequired bool) func(*decoder, *T) error {
 	return func(d *decoder, dst *T) error {
 		var kv Tag
+		var wrong memberErrors
 		err := d.elementObject(func(name []byte) error {
-			var to *string
+			to, member, i := &kv.Key, "key", 0
 			switch string(name) {
 			case "key":
-				to = &kv.Key
 			case "value":
-				to = &kv.Value
+				to, member, i = &kv.Value, "value", 1
 			default:
 				return d.SkipValue()
 			}
-			member := string(name)
 			raw, err := d.ReadValue()
 			if err != nil {
 				return err
 			}
 			var ok bool
+			wrong[i] = nil
 			if *to, ok = parseString(raw); !ok && raw.Kind() != jsontext.KindNull {
-				return &elementError{member, raw.Clone()}
+				wrong[i] = &elementError{member, raw.Clone()}
 			}
 			return nil
 		})
-		if err == nil && keyRequired && kv.Key == "" {
+		if err != nil {
+			return err
+		}
+		if err := wrong.first(); err != nil {
+			return err
+		}
+		if keyRequired && kv.Key == "" {
 			return &elementError{member: "key"}
 		}
 		*dst = T(kv)
-		return err
+		return nil
 	}
 }
 
@@ -362,17 +381,18 @@ func keyValueElement[T Tag | Param](keyRequired bool) func(*decoder, *T) error {
 // second take.
 func (d *decoder) metricElement(m *Metric) error {
 	var hasValue, hasTimestamp bool
+	var wrong memberErrors
 	err := d.elementObject(func(name []byte) error {
-		var member string // name is not valid any more once its value is read
+		var i int // name is not valid any more once its value is read
 		switch string(name) {
 		case "key":
-			member = "key"
+			i = 0
 		case "value":
-			member = "value"
+			i = 1
 		case "timestamp":
-			member = "timestamp"
+			i = 2
 		case "step":
-			member = "step"
+			i = 3
 		default:
 			return d.SkipValue()
 		}
@@ -381,40 +401,44 @@ func (d *decoder) metricElement(m *Metric) error {
 			return err
 		}
 		null := raw.Kind() == jsontext.KindNull
-		ok := null
-		switch member {
-		case "key":
+		// MLflow takes the empty string for no value where it asks for one.
+		missing := null || i != 3 && string(raw) == `""`
+		ok := missing
+		switch i {
+		case 0:
 			m.Key = ""
 			if raw.Kind() == jsontext.KindString {
 				m.Key, ok = d.intern(raw), true
 			}
-		case "value":
-			m.Value, hasValue = 0, !null
-			if !null {
+		case 1:
+			m.Value, hasValue = 0, !missing
+			if !missing {
 				m.Value, ok = parseFloat(raw)
 			}
-		case "timestamp":
-			m.Timestamp, hasTimestamp = 0, !null
-			if !null {
+		case 2:
+			m.Timestamp, hasTimestamp = 0, !missing
+			if !missing {
 				m.Timestamp, ok = parseInt(raw)
 			}
-		case "step":
+		case 3:
 			m.Step = 0
-			if !null {
+			if !missing {
 				m.Step, ok = parseInt(raw)
 			}
 		}
-		if ok {
-			return nil
+		wrong[i] = nil
+		if !ok {
+			wrong[i] = &elementError{metricMembers[i], raw.Clone()}
 		}
-		if string(raw) == `""` && member != "step" {
-			return &elementError{member: member}
-		}
-		return &elementError{member, raw.Clone()}
+		return nil
 	})
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	if err := wrong.first(); err != nil {
+		return err
+	}
+	switch {
 	case m.Key == "":
 		return &elementError{member: "key"}
 	case !hasValue:
@@ -424,3 +448,5 @@ func (d *decoder) metricElement(m *Metric) error {
 	}
 	return nil
 }
+
+var metricMembers = [...]string{"key", "value", "timestamp", "step"}

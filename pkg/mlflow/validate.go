@@ -364,7 +364,7 @@ func ValidateNewAlias(alias string) error {
 	if err := ValidateAlias(alias); err != nil {
 		return err
 	}
-	if strings.ToLower(alias) == "latest" {
+	if strings.EqualFold(alias, "latest") {
 		return invalidf("'latest' alias name (case insensitive) is reserved.")
 	}
 	if len(alias) > 1 && (alias[0] == 'v' || alias[0] == 'V') && every(alias[1:], unicode.IsDigit) {
@@ -377,7 +377,7 @@ func ValidateNewAlias(alias string) error {
 func ValidateStage(stage string) (string, error) {
 	stages := [...]string{StageNone, StageStaging, StageProduction, StageArchived}
 	for _, s := range stages {
-		if strings.ToLower(stage) == strings.ToLower(s) {
+		if strings.EqualFold(stage, s) {
 			return s, nil
 		}
 	}
