@@ -194,6 +194,23 @@ func (l *Log) LastFor(ctx context.Context, stream, filter string) (subject strin
 	return msg.Subject, msg.Sequence, nil
 }
 
+// Runs returns the ids of all runs of an experiment in a shard, in no order.
+func (l *Log) Runs(ctx context.Context, shard int, experimentID string) ([]string, error) {
+	s, err := l.stream(events.RunsStream(shard))
+	if err != nil {
+		return nil, err
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(events.RunSubject(shard, experimentID, events.Any, events.KindMeta)))
+	if err != nil {
+		return nil, fmt.Errorf("runs of experiment %s: %w: %w", experimentID, err, ErrUnavailable)
+	}
+	ids := make([]string, 0, len(info.State.Subjects))
+	for subject := range info.State.Subjects {
+		ids = append(ids, events.RunOfSubject(subject))
+	}
+	return ids, nil
+}
+
 func (l *Log) stream(name string) (jetstream.Stream, error) {
 	s, ok := l.streams[name]
 	if !ok {

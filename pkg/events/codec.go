@@ -66,9 +66,12 @@ type Attributes struct {
 	IdempotencyKey string    // that the client sent
 }
 
+// NewID returns a fresh event id.
+func NewID() string { return uuid.Must(uuid.NewV7()).String() }
+
 // New returns attributes with a fresh id, at now.
 func New(source, actor string, now time.Time) Attributes {
-	return Attributes{ID: uuid.Must(uuid.NewV7()).String(), Source: source, Actor: actor, Time: now.UTC().Truncate(time.Microsecond)}
+	return Attributes{ID: NewID(), Source: source, Actor: actor, Time: now.UTC().Truncate(time.Microsecond)}
 }
 
 // Type returns the CloudEvents type of an event, for example

@@ -70,12 +70,24 @@ func RunSubject(shard int, experimentID, runID string, kind Kind) string {
 
 // ExperimentOfRunSubject returns the experiment token of a run's subject, ""
 // when subject is not one.
-func ExperimentOfRunSubject(subject string) string {
+func ExperimentOfRunSubject(subject string) string { return runToken(subject, 2) }
+
+// RunOfSubject returns the run token of a run's subject, "" when subject is not
+// one.
+func RunOfSubject(subject string) string { return runToken(subject, 3) }
+
+func runToken(subject string, i int) string {
 	tokens := strings.Split(subject, ".")
 	if len(tokens) != 5 || tokens[0] != "run" {
 		return ""
 	}
-	return tokens[2]
+	return tokens[i]
+}
+
+// ValidRunID reports whether id has the form of a run's id: 32 lower-case
+// hexadecimal digits, as uuid4().hex in Python.
+func ValidRunID(id string) bool {
+	return len(id) == 32 && strings.Trim(id, "0123456789abcdef") == ""
 }
 
 // ExperimentSubject returns experiment.<id>.

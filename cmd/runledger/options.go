@@ -1,0 +1,78 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/spf13/cobra"
+)
+
+// options are the flags that the commands share.
+type options struct {
+	dataDir       string
+	listen        string
+	artifacts     string
+	natsURL       string
+	clickhouseURL string
+	shards        int
+	replicas      int
+	logMaxBytes   int64
+	logLevel      slog.Level
+}
+
+func (o *options) register(cmd *cobra.Command, defaultListen string) {
+	f := cmd.Flags()
+	f.StringVar(&o.dataDir, "data", "runledger-data", "directory for everything that is kept on disk")
+	f.StringVar(&o.listen, "listen", defaultListen, "address to answer HTTP on; port 0 chooses a free one")
+	f.StringVar(&o.natsURL, "nats-url", "", "NATS server to use, for example nats://host:4222 (up: default is one in this process)")
+	f.StringVar(&o.clickhouseURL, "clickhouse-url", "", "ClickHouse server to use, for example clickhouse://user:password@host:9000/database (up: default is one in a child process)")
+	f.StringVar(&o.artifacts, "artifacts", "", "where artifacts are kept: a directory, file:///path or s3://bucket?region=… (default: artifacts in the data directory)")
+	f.IntVar(&o.shards, "shards", 0, "run streams of a new event log (default 4); an existing log keeps its number")
+	f.IntVar(&o.replicas, "replicas", 1, "copies of each stream, for a NATS cluster")
+	f.Int64Var(&o.logMaxBytes, "log-max-bytes", 0, "size at which each stream refuses writes, in bytes (default: no limit)")
+	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least level that is logged: DEBUG, INFO, WARN or ERROR")
+}
+
+func (o *options) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: o.logLevel}))
+}
+
+// artifactsURL returns the artifact store's URL for gocloud.dev/blob.
+func (o *options) artifactsURL() (string, error) {
+	where := o.artifacts
+	if where == "" {
+		where = filepath.Join(o.dataDir, "artifacts")
+	}
+	u, err := url.Parse(where)
+	if err != nil {
+		return "", fmt.Errorf("--artifacts %q: %w", where, err)
+	}
+	dir := where
+	switch u.Scheme {
+	case "":
+	case "file":
+		dir = u.Path
+	default:
+		return where, nil
+	}
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return "", fmt.Errorf("--artifacts %q: %w", where, err)
+	}
+	// No side files with metadata, and temporary files beside their targets, so
+	// that a finished upload appears by a rename.
+	query := url.Values{"create_dir": {"true"}, "metadata": {"skip"}, "no_tmp_dir": {"true"}}
+	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(dir), RawQuery: query.Encode()}).String(), nil
+}
+
+func (o *options) clickhouse() (*clickhouse.Options, error) {
+	opts, err := clickhouse.ParseDSN(o.clickhouseURL)
+	if err != nil {
+		return nil, fmt.Errorf("--clickhouse-url: %w", err)
+	}
+	return opts, nil
+}

@@ -1,0 +1,323 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/labstack/echo/v4"
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	_ "gocloud.dev/blob/fileblob" // artifact stores by the scheme of their URL
+	_ "gocloud.dev/blob/s3blob"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/runledger/runledger/pkg/artifacts"
+	"github.com/runledger/runledger/pkg/chdb"
+	"github.com/runledger/runledger/pkg/eventlog"
+	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/httpapi"
+	"github.com/runledger/runledger/pkg/mlflow"
+	"github.com/runledger/runledger/pkg/natsserver"
+	"github.com/runledger/runledger/services/ingest"
+	"github.com/runledger/runledger/services/projector"
+	"github.com/runledger/runledger/services/query"
+	"github.com/runledger/runledger/services/registry"
+)
+
+const (
+	// drainTimeout bounds how long requests that are under way are waited for,
+	// closeTimeout how long a part may take to shut down after that.
+	drainTimeout = 20 * time.Second
+	closeTimeout = 20 * time.Second
+)
+
+// parts are the services that a process runs.
+type parts struct{ ingest, projector, query, registry bool }
+
+func (p parts) usesClickHouse() bool { return p.projector || p.query }
+
+func (p parts) names() string {
+	var names []string
+	for _, part := range []struct {
+		name string
+		runs bool
+	}{{"ingest", p.ingest}, {"projector", p.projector}, {"query", p.query}, {"registry", p.registry}} {
+		if part.runs {
+			names = append(names, part.name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+func upCommand() *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run all of Runledger in one process, with NATS and ClickHouse built in",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return run(cmd.Context(), o, parts{true, true, true, true}, true, cmd.OutOrStdout())
+		},
+	}
+	o.register(cmd, "127.0.0.1:5000")
+	return cmd
+}
+
+func serviceCommand(p parts, name, short string) *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   name,
+		Short: short,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return run(cmd.Context(), o, p, false, cmd.OutOrStdout())
+		},
+	}
+	o.register(cmd, "127.0.0.1:0")
+	_ = cmd.MarkFlagRequired("nats-url") // fails only for a flag that does not exist
+	if p.usesClickHouse() {
+		_ = cmd.MarkFlagRequired("clickhouse-url")
+	}
+	return cmd
+}
+
+// node is what runs in this process, in the order in which it was started.
+type node struct {
+	options  options
+	logger   *slog.Logger
+	registry *prometheus.Registry
+	checks   []httpapi.Check
+	routes   []func(*echo.Echo)
+	holderID string
+	dir      string
+
+	nats       *nats.Conn
+	clickhouse *clickhouse.Options
+	log        *eventlog.Log
+	projector  *projector.Projector
+
+	closers []func() error
+}
+
+func (n *node) onClose(f func() error) { n.closers = append(n.closers, f) }
+
+func (n *node) check(name string, ready func(context.Context) error) {
+	n.checks = append(n.checks, httpapi.Check{Name: name, Ready: ready})
+}
+
+// close shuts down what was started, the last one first.
+func (n *node) close() error {
+	var errs []error
+	for i := len(n.closers) - 1; i >= 0; i-- {
+		errs = append(errs, n.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// run starts the parts and serves until ctx ends. embedded says that NATS and
+// ClickHouse run here unless their addresses are given.
+func run(ctx context.Context, o options, p parts, embedded bool, stdout io.Writer) (err error) {
+	n := &node{options: o, logger: o.logger(), registry: prometheus.NewRegistry()}
+	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	defer func() { err = errors.Join(err, n.close()) }()
+
+	// A busy address is refused before anything is started for it.
+	listener, err := net.Listen("tcp", o.listen)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w (choose another address with --listen)", o.listen, err)
+	}
+	defer func() { _ = listener.Close() }() // closed already after Serve
+
+	if err := n.openDir(embedded || p.registry); err != nil {
+		return err
+	}
+	if err := n.openBackends(ctx, p, embedded); err != nil {
+		return err
+	}
+	if err := n.startServices(ctx, p); err != nil {
+		return err
+	}
+
+	e := httpapi.New(httpapi.Config{Logger: n.logger, Registry: n.registry, Checks: n.checks})
+	for _, register := range n.routes {
+		register(e)
+	}
+	// The projector outlives the last request, which may wait for it.
+	projecting, stopProjector := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopProjector()
+	serving, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+	var group errgroup.Group
+	if n.projector != nil {
+		group.Go(func() error {
+			defer stopServing()
+			return n.projector.Run(projecting)
+		})
+	}
+	group.Go(func() error {
+		defer stopProjector()
+		return httpapi.Serve(serving, listener, e, drainTimeout)
+	})
+	banner(stdout, p, embedded, listener.Addr(), n.dir)
+	err = group.Wait()
+	if ctx.Err() != nil {
+		n.logger.Info("shutting down")
+	}
+	return err
+}
+
+// openDir takes the data directory, when this process keeps anything on disk.
+func (n *node) openDir(needed bool) error {
+	if !needed {
+		return nil
+	}
+	dir, err := openDataDir(n.options.dataDir)
+	if err != nil {
+		return err
+	}
+	n.onClose(dir.Close)
+	n.dir, n.holderID = dir.path, dir.id
+	return nil
+}
+
+// openBackends starts NATS and ClickHouse side by side, or finds those whose
+// addresses are given, and opens the log.
+func (n *node) openBackends(ctx context.Context, p parts, embedded bool) error {
+	var (
+		server *natsserver.Server
+		engine *chdb.Server
+	)
+	group, groupCtx := errgroup.WithContext(ctx)
+	if n.options.natsURL == "" && embedded {
+		group.Go(func() (err error) {
+			server, err = natsserver.Start(groupCtx, natsserver.Config{DataDir: filepath.Join(n.dir, "nats"), Logger: n.logger})
+			return err
+		})
+	}
+	if n.options.clickhouseURL == "" && embedded && p.usesClickHouse() {
+		group.Go(func() (err error) {
+			engine, err = chdb.Start(groupCtx, chdb.Config{DataDir: filepath.Join(n.dir, "clickhouse"), Logger: n.logger})
+			return err
+		})
+	}
+	err := group.Wait()
+	if server != nil {
+		n.onClose(server.Close)
+		n.nats = server.Conn()
+		n.check("jetstream", func(context.Context) error { return server.Health() })
+	}
+	if engine != nil {
+		n.onClose(func() error {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+			defer cancel()
+			return engine.Close(ctx)
+		})
+		n.clickhouse = engine.Options()
+		n.check("clickhouse_engine", func(context.Context) error { return engine.Err() })
+	}
+	if err != nil {
+		return err
+	}
+	if n.nats == nil {
+		if n.nats, err = nats.Connect(n.options.natsURL, nats.Name("runledger"), nats.MaxReconnects(-1)); err != nil {
+			return fmt.Errorf("connect to NATS at %s: %w", n.options.natsURL, err)
+		}
+		n.onClose(func() error { n.nats.Close(); return nil })
+		n.check("nats", func(ctx context.Context) error { return n.nats.FlushWithContext(ctx) })
+	}
+	if n.clickhouse == nil && p.usesClickHouse() {
+		if n.clickhouse, err = n.options.clickhouse(); err != nil {
+			return err
+		}
+	}
+	n.log, err = eventlog.Open(ctx, n.nats, eventlog.Config{
+		Shards: n.options.shards, Replicas: n.options.replicas, MaxBytes: n.options.logMaxBytes, Logger: n.logger,
+	})
+	return err
+}
+
+// startServices starts the services of p; they are closed in reverse.
+func (n *node) startServices(ctx context.Context, p parts) error {
+	if p.projector {
+		s, err := projector.New(ctx, projector.Config{
+			Log: n.log, Conn: n.nats, ClickHouse: n.clickhouse, HolderID: n.holderID, Logger: n.logger, Registerer: n.registry,
+		})
+		if err != nil {
+			return err
+		}
+		n.projector = s
+		n.check("projector", s.Ready)
+	}
+	if p.query {
+		s, err := query.New(ctx, query.Config{
+			Log: n.log, NATS: n.nats, ClickHouse: n.clickhouse, Registerer: n.registry,
+		})
+		if err != nil {
+			return err
+		}
+		n.onClose(s.Close)
+		n.check("query", s.Ready)
+		n.routes = append(n.routes, s.Register)
+	}
+	if p.registry {
+		s, err := registry.New(ctx, registry.Config{
+			Log: n.log, Dir: filepath.Join(n.dir, "registry"), Logger: n.logger, Registerer: n.registry,
+		})
+		if err != nil {
+			return err
+		}
+		n.onClose(s.Close)
+		n.check("registry", s.Ready)
+		n.routes = append(n.routes, s.Register)
+	}
+	if p.ingest {
+		s, err := ingest.New(ctx, ingest.Config{Log: n.log, Logger: n.logger, Registerer: n.registry})
+		if err != nil {
+			return err
+		}
+		n.onClose(func() error { s.Close(); return nil })
+		n.check("ingest", s.Ready)
+		n.routes = append(n.routes, s.Register)
+		return n.startArtifacts(ctx)
+	}
+	return nil
+}
+
+func (n *node) startArtifacts(ctx context.Context) error {
+	url, err := n.options.artifactsURL()
+	if err != nil {
+		return err
+	}
+	store, err := artifacts.OpenStore(ctx, url)
+	if err != nil {
+		return err
+	}
+	n.onClose(store.Close)
+	n.check("artifacts", store.Ready)
+	n.routes = append(n.routes, artifacts.NewProxy(store, artifactURI(n.log)).Register)
+	return nil
+}
+
+// artifactURI finds the artifacts of a run in its first event.
+func artifactURI(log *eventlog.Log) func(context.Context, string) (string, error) {
+	return func(ctx context.Context, runID string) (string, error) {
+		if !events.ValidRunID(runID) {
+			return "", mlflow.RunNotFound(runID)
+		}
+		stream, filter := log.RunSubject(events.Any, runID, events.KindMeta)
+		for rec, err := range log.Read(ctx, stream, filter, 1, 0) {
+			return rec.GetRunCreated().GetArtifactUri(), err
+		}
+		return "", mlflow.RunNotFound(runID)
+	}
+}

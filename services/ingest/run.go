@@ -1,0 +1,252 @@
+package ingest
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/mlflow"
+)
+
+// run is the state of a run: the fold of its meta events, without its metrics.
+// Decisions read it and return events; only apply changes it.
+type run struct {
+	created    *events.RunCreated
+	name       string
+	status     events.RunStatus
+	endTime    int64 // milliseconds since the Unix epoch, 0 for none
+	deleted    bool
+	parameters map[string]string
+	tags       map[string]struct{}
+	requests   requests
+
+	lastSeq uint64 // of the committed meta events
+}
+
+func newRun() *run {
+	return &run{parameters: make(map[string]string), tags: make(map[string]struct{}), requests: make(requests)}
+}
+
+// apply folds one event in.
+func (r *run) apply(a events.Attributes, e *events.Event) {
+	r.requests.add(a.IdempotencyKey)
+	switch d := e.GetData().(type) {
+	case *events.Event_RunCreated:
+		r.created = d.RunCreated
+		r.name = d.RunCreated.GetName()
+		r.status = events.RunStatus_RUN_STATUS_RUNNING
+		for _, t := range d.RunCreated.GetTags() {
+			r.tags[t.GetKey()] = struct{}{}
+		}
+	case *events.Event_RunUpdated:
+		if d.RunUpdated.Status != nil {
+			r.status = d.RunUpdated.GetStatus()
+		}
+		if d.RunUpdated.EndTime != nil {
+			r.endTime = d.RunUpdated.GetEndTime()
+		}
+		if d.RunUpdated.Name != nil {
+			r.name = d.RunUpdated.GetName()
+		}
+	case *events.Event_RunParametersLogged:
+		for _, p := range d.RunParametersLogged.GetParameters() {
+			r.parameters[p.GetKey()] = p.GetValue()
+		}
+	case *events.Event_RunTagsSet:
+		for _, t := range d.RunTagsSet.GetTags() {
+			r.tags[t.GetKey()] = struct{}{}
+		}
+	case *events.Event_RunTagDeleted:
+		delete(r.tags, d.RunTagDeleted.GetKey())
+	case *events.Event_RunDeleted:
+		r.deleted = true
+	case *events.Event_RunRestored:
+		r.deleted = false
+	}
+}
+
+func (r *run) id() string { return r.created.GetRunId() }
+
+func (r *run) active() error {
+	if r.deleted {
+		return mlflow.RunNotActive(r.id())
+	}
+	return nil
+}
+
+// info returns the run as MLflow shows it.
+func (r *run) info() mlflow.RunInfo {
+	lifecycle := mlflow.LifecycleActive
+	if r.deleted {
+		lifecycle = mlflow.LifecycleDeleted
+	}
+	return mlflow.RunInfo{
+		RunID: r.id(), RunUUID: r.id(), ExperimentID: r.created.GetExperimentId(), RunName: r.name,
+		UserID: r.created.GetUserId(), Status: statusNames[r.status], StartTime: r.created.GetStartTime(), EndTime: r.endTime,
+		ArtifactURI: r.created.GetArtifactUri(), LifecycleStage: lifecycle,
+	}
+}
+
+var statusNames = map[events.RunStatus]mlflow.RunStatus{
+	events.RunStatus_RUN_STATUS_RUNNING:   mlflow.StatusRunning,
+	events.RunStatus_RUN_STATUS_SCHEDULED: mlflow.StatusScheduled,
+	events.RunStatus_RUN_STATUS_FINISHED:  mlflow.StatusFinished,
+	events.RunStatus_RUN_STATUS_FAILED:    mlflow.StatusFailed,
+	events.RunStatus_RUN_STATUS_KILLED:    mlflow.StatusKilled,
+}
+
+func statusOf(name mlflow.RunStatus) (events.RunStatus, error) {
+	for status, n := range statusNames {
+		if n == name {
+			return status, nil
+		}
+	}
+	return 0, apierr.Errorf(apierr.InvalidParameterValue, "Invalid value \"%s\" for parameter 'status' supplied", name)
+}
+
+// update decides runs/update. An empty name changes nothing, as in MLflow.
+func (r *run) update(req *mlflow.UpdateRun) ([]*events.Event, error) {
+	if err := r.active(); err != nil {
+		return nil, err
+	}
+	u := &events.RunUpdated{RunId: r.id(), EndTime: req.EndTime}
+	if req.Status != nil {
+		status, err := statusOf(*req.Status)
+		if err != nil {
+			return nil, err
+		}
+		u.Status = &status
+	}
+	if req.RunName != nil && *req.RunName != "" {
+		u.Name = req.RunName
+	}
+	if u.Status == nil && u.EndTime == nil && u.Name == nil {
+		return nil, nil
+	}
+	out := []*events.Event{{Data: &events.Event_RunUpdated{RunUpdated: u}}}
+	if u.Name != nil {
+		out = append(out, tagsSet(r.id(), []mlflow.Tag{{Key: mlflow.TagRunName, Value: *u.Name}}))
+	}
+	return out, nil
+}
+
+// batch decides runs/log-batch, and what is a part of one. single chooses
+// MLflow's words for a parameter that is logged by itself.
+func (r *run) batch(req *mlflow.LogBatch, single bool) ([]*events.Event, error) {
+	if err := r.active(); err != nil {
+		return nil, err
+	}
+	var changes []mlflow.ParamChange
+	var fresh []*events.Parameter
+	for _, p := range req.Params {
+		was, ok := r.parameters[p.Key]
+		switch {
+		case !ok:
+			fresh = append(fresh, &events.Parameter{Key: p.Key, Value: p.Value})
+		case was != p.Value:
+			changes = append(changes, mlflow.ParamChange{Key: p.Key, Was: was, Now: p.Value})
+		}
+	}
+	if len(changes) > 0 {
+		if single {
+			return nil, mlflow.ParamChanged(r.id(), changes[0].Key, changes[0].Was, changes[0].Now)
+		}
+		return nil, mlflow.ParamsChanged(r.id(), changes)
+	}
+	var out []*events.Event
+	if len(fresh) > 0 {
+		out = append(out, &events.Event{Data: &events.Event_RunParametersLogged{
+			RunParametersLogged: &events.RunParametersLogged{RunId: r.id(), Parameters: fresh},
+		}})
+	}
+	if len(req.Tags) > 0 {
+		out = append(out, tagsSet(r.id(), req.Tags))
+		// The name of a run follows its tag; an empty tag leaves it as it is.
+		if name := lastTag(req.Tags, mlflow.TagRunName); name != "" && name != r.name {
+			out = append(out, &events.Event{Data: &events.Event_RunUpdated{
+				RunUpdated: &events.RunUpdated{RunId: r.id(), Name: &name},
+			}})
+		}
+	}
+	for chunk := range slices.Chunk(req.Metrics, events.MaxPoints) {
+		points := make([]events.Point, len(chunk))
+		for i, m := range chunk {
+			points[i] = events.Point{Key: m.Key, Value: m.Value, Timestamp: m.Timestamp, Step: m.Step}
+		}
+		out = append(out, &events.Event{Data: &events.Event_MetricsLogged{MetricsLogged: events.NewMetricsLogged(r.id(), points)}})
+	}
+	return out, nil
+}
+
+// deleteTag decides runs/delete-tag.
+func (r *run) deleteTag(key string) ([]*events.Event, error) {
+	if err := r.active(); err != nil {
+		return nil, err
+	}
+	if _, ok := r.tags[key]; !ok {
+		return nil, mlflow.RunTagNotFound(key, r.id())
+	}
+	return []*events.Event{{Data: &events.Event_RunTagDeleted{RunTagDeleted: &events.RunTagDeleted{RunId: r.id(), Key: key}}}}, nil
+}
+
+// setDeleted decides runs/delete and runs/restore.
+func (r *run) setDeleted(deleted bool) ([]*events.Event, error) {
+	switch {
+	case r.deleted == deleted:
+		return nil, nil
+	case deleted:
+		return []*events.Event{{Data: &events.Event_RunDeleted{RunDeleted: &events.RunDeleted{RunId: r.id()}}}}, nil
+	default:
+		return []*events.Event{{Data: &events.Event_RunRestored{RunRestored: &events.RunRestored{RunId: r.id()}}}}, nil
+	}
+}
+
+// creation returns the event of runs/create, and the run's tags as they are
+// then. The name and its tag are equal; without either the name is made up.
+func creation(id string, x experiment, req *mlflow.CreateRun, now int64) (*events.RunCreated, error) {
+	name, tag := req.RunName, lastTag(req.Tags, mlflow.TagRunName)
+	switch {
+	case name != "" && tag != "" && name != tag:
+		return nil, mlflow.RunNameConflict(name, tag)
+	case name == "" && tag != "":
+		name = tag
+	case name == "":
+		name = randomName()
+	}
+	tags := make(map[string]string, len(req.Tags)+1)
+	for _, t := range req.Tags {
+		tags[t.Key] = t.Value
+	}
+	tags[mlflow.TagRunName] = name
+	start := req.StartTime
+	if start == 0 {
+		start = now
+	}
+	c := &events.RunCreated{
+		RunId: id, ExperimentId: x.id, Name: name, UserId: req.UserID, StartTime: start,
+		ArtifactUri: x.artifactLocation + "/" + id + "/artifacts",
+	}
+	for _, key := range slices.Sorted(maps.Keys(tags)) {
+		c.Tags = append(c.Tags, &events.Tag{Key: key, Value: tags[key]})
+	}
+	return c, nil
+}
+
+func tagsSet(id string, tags []mlflow.Tag) *events.Event {
+	set := &events.RunTagsSet{RunId: id}
+	for _, t := range tags {
+		set.Tags = append(set.Tags, &events.Tag{Key: t.Key, Value: t.Value})
+	}
+	return &events.Event{Data: &events.Event_RunTagsSet{RunTagsSet: set}}
+}
+
+// lastTag returns the value of the last tag with a key, "" without one.
+func lastTag(tags []mlflow.Tag, key string) string {
+	for _, t := range slices.Backward(tags) {
+		if t.Key == key {
+			return t.Value
+		}
+	}
+	return ""
+}
