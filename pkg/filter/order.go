@@ -86,7 +86,7 @@ func parseClause(r *rules, clause string) (Order, error) {
 	if entity == Attribute {
 		var ok bool
 		if o.Key, ok = r.orderKeys[key]; !ok {
-			return o, p.errorf(start, "Invalid order by key '%s' specified. Valid keys are %s", excerpt(key), keysOf(r.orderKeys))
+			return o, p.errorf(start, "Invalid attribute key '%s' specified. Valid keys are %s", excerpt(key), keysOf(r.orderKeys))
 		}
 	}
 	p.skipSpace()

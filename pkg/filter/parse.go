@@ -35,6 +35,8 @@ type parser struct {
 	rules *rules
 	src   string
 	pos   int
+	// clause is where the comparison that is being read begins.
+	clause int
 }
 
 func newParser(r *rules, what, src string) (*parser, error) {
@@ -79,8 +81,9 @@ func parse(r *rules, src string) (Expr, error) {
 
 func (p *parser) comparison() (Comparison, error) {
 	c := Comparison{Offset: p.pos}
+	p.clause = p.pos
 	if p.keyword("OR") {
-		return c, p.errorf(c.Offset, "Invalid clause(s) in filter string: 'OR'. Comparisons can only be joined by AND")
+		return c, p.errorf(c.Offset, "Invalid clause(s) in filter string: 'OR'")
 	}
 	entity, key, err := p.identifier(p.rules.entities)
 	if err != nil {
@@ -135,7 +138,7 @@ func (p *parser) identifier(entities map[string]Entity) (Entity, string, error) 
 	}
 	entity, ok := entities[first]
 	if !ok || quote == '"' {
-		return 0, "", p.errorf(start, "Invalid entity type '%s'. Valid values are %s", excerpt(first), keysOf(entities))
+		return 0, "", p.errorf(start, "Invalid entity type '%s'. Valid values are %s", excerpt(first), entitiesOf(entities))
 	}
 	keyStart := p.pos
 	_, quote, err = p.part()
@@ -220,7 +223,7 @@ func (p *parser) operator(f field) (Op, error) {
 	p.pos = start
 	switch r, _ := utf8.DecodeRuneInString(p.src[p.pos:]); {
 	case p.done():
-		return 0, p.errorf(start, "Invalid clause(s) in filter string: expected a comparator at the end")
+		return 0, p.errorf(start, "Invalid clause(s) in filter string: %s", p.words())
 	case start > 0 && !isSpace(p.src[start-1]) && !isWord(r):
 		return 0, p.errorf(start, "Invalid clause(s) in filter string: expected a comparator, found '%s'. Quote keys that have other characters than letters, digits, underscores and dots in backticks", p.found())
 	default:
@@ -231,7 +234,7 @@ func (p *parser) operator(f field) (Op, error) {
 func (p *parser) value(entity Entity, f field, op Op) (Value, error) {
 	start := p.pos
 	if p.done() {
-		return Value{}, p.errorf(start, "Invalid clause(s) in filter string: expected a value after '%s'", op)
+		return Value{}, p.errorf(start, "Invalid clause(s) in filter string: %s", p.words())
 	}
 	if listOps.has(op) {
 		return p.list(f)
@@ -519,6 +522,12 @@ func (p *parser) found() string {
 		rest = rest[:end]
 	}
 	return excerpt(rest)
+}
+
+// words returns the words of the comparison that have been read, as MLflow
+// lists those of one that is not complete.
+func (p *parser) words() string {
+	return "'" + strings.Join(strings.Fields(excerpt(p.src[p.clause:p.pos])), "', '") + "'"
 }
 
 func (p *parser) errorf(offset int, format string, args ...any) error {

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
@@ -17,7 +18,7 @@ func (s ops) String() string {
 			names = append(names, o.String())
 		}
 	}
-	return quoteNames(names)
+	return quoteSet(names)
 }
 
 const (
@@ -107,17 +108,30 @@ func (r *rules) listKeys() string {
 	return quoteNames(names)
 }
 
-func keysOf[V any](m map[string]V) string {
-	names := make([]string, 0, len(m))
-	for name := range m {
-		names = append(names, name)
+// keysOf lists the keys of m as MLflow prints a Python set.
+func keysOf[V any](m map[string]V) string { return quoteSet(slices.Sorted(maps.Keys(m))) }
+
+// entitiesOf lists the entities of m by their own names, in MLflow's order.
+func entitiesOf(m map[string]Entity) string {
+	known := slices.Collect(maps.Values(m))
+	var names []string
+	for _, e := range []Entity{Metric, Param, Tag, Attribute, Dataset} {
+		if slices.Contains(known, e) {
+			names = append(names, e.String())
+		}
 	}
-	slices.Sort(names)
 	return quoteNames(names)
 }
 
 func quoteNames(names []string) string {
+	if len(names) == 0 {
+		return "[]"
+	}
 	return "['" + strings.Join(names, "', '") + "']"
+}
+
+func quoteSet(names []string) string {
+	return "'{'" + strings.Join(names, "', '") + "'}'"
 }
 
 // The tables below are never written to.

@@ -119,7 +119,7 @@ type CreateRun struct {
 
 func (r *CreateRun) fields() []field {
 	return []field{
-		{name: "experiment_id", dst: &r.ExperimentID},
+		{name: "experiment_id", required: true, dst: &r.ExperimentID},
 		{name: "start_time", dst: &r.StartTime},
 		{name: "run_name", dst: &r.RunName},
 		{name: "user_id", dst: &r.UserID},

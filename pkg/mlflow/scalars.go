@@ -67,9 +67,14 @@ func parseInt(raw jsontext.Value) (int64, bool) {
 	return int64(f), true
 }
 
-// parseFloat reads a float64 from a number or a string that holds one.
+// parseFloat reads a float64 from a number, a string that holds one, or a
+// Boolean, which Python counts as 0 or 1.
 func parseFloat(raw jsontext.Value) (float64, bool) {
 	switch raw.Kind() {
+	case jsontext.KindTrue:
+		return 1, true
+	case jsontext.KindFalse:
+		return 0, true
 	case jsontext.KindNumber:
 		f, err := strconv.ParseFloat(string(raw), 64)
 		return f, err == nil

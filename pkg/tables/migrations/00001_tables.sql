@@ -1,10 +1,14 @@
+-- +goose NO TRANSACTION
 -- +goose Up
+
+-- ClickHouse has no transactions for DDL: every statement can be repeated.
+-- Rows of one batch of the projector become one part, on disk when the insert
+-- returns; the deduplication window stays 0 (the data is the checkpoint).
 
 -- The set of metric points: a point is (run_id, key, step, timestamp, value).
 -- The projector inserts a point once, under the sequence that first had it;
 -- the engine's key is the second line of defence, and keeps the smallest seq.
--- +goose StatementBegin
-CREATE TABLE metrics
+CREATE TABLE IF NOT EXISTS metrics
 (
     run_id     UUID CODEC(ZSTD(1)),
     key        LowCardinality(String) CODEC(ZSTD(1)),
@@ -15,17 +19,15 @@ CREATE TABLE metrics
     seq        UInt64 COMMENT 'sequence in the stream of the shard' CODEC(DoubleDelta, ZSTD(1)),
     idx        UInt32 COMMENT 'place in the event' CODEC(DoubleDelta, ZSTD(1)),
     precedence UInt64 MATERIALIZED bitNot(seq) CODEC(DoubleDelta, ZSTD(1)),
-    INDEX seq_range seq TYPE minmax GRANULARITY 1
+    INDEX seq_range (shard, seq) TYPE minmax GRANULARITY 1
 )
 ENGINE = ReplacingMergeTree(precedence)
 ORDER BY (run_id, key, step, timestamp, value)
--- +goose StatementEnd
-;
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- One current row a run and key: the greatest (step, timestamp, value), NaN
 -- compared as 0. Read with FINAL.
--- +goose StatementBegin
-CREATE TABLE latest_metrics
+CREATE TABLE IF NOT EXISTS latest_metrics
 (
     experiment_id UInt64,
     key           LowCardinality(String),
@@ -35,18 +37,16 @@ CREATE TABLE latest_metrics
     value         Float64,
     shard         UInt16,
     seq           UInt64,
-    INDEX seq_range seq TYPE minmax GRANULARITY 1,
+    INDEX seq_range (shard, seq) TYPE minmax GRANULARITY 1,
     INDEX run run_id TYPE bloom_filter(0.01) GRANULARITY 1
 )
 ENGINE = ReplacingMergeTree(seq)
 ORDER BY (experiment_id, key, run_id)
--- +goose StatementEnd
-;
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- Parameters and tags, one current row each. Read with FINAL, which leaves
 -- deleted tags out.
--- +goose StatementBegin
-CREATE TABLE run_attributes
+CREATE TABLE IF NOT EXISTS run_attributes
 (
     experiment_id UInt64,
     kind          Enum8('parameter' = 1, 'tag' = 2),
@@ -56,17 +56,15 @@ CREATE TABLE run_attributes
     deleted       UInt8,
     shard         UInt16,
     seq           UInt64,
-    INDEX seq_range seq TYPE minmax GRANULARITY 1,
+    INDEX seq_range (shard, seq) TYPE minmax GRANULARITY 1,
     INDEX run run_id TYPE bloom_filter(0.01) GRANULARITY 1
 )
 ENGINE = ReplacingMergeTree(seq, deleted)
 ORDER BY (experiment_id, kind, key, run_id)
--- +goose StatementEnd
-;
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- One current row a run. Read with FINAL.
--- +goose StatementBegin
-CREATE TABLE runs
+CREATE TABLE IF NOT EXISTS runs
 (
     experiment_id UInt64,
     run_id        UUID,
@@ -80,17 +78,15 @@ CREATE TABLE runs
     deleted_time  Int64 COMMENT 'milliseconds since the Unix epoch, 0 unless deleted',
     shard         UInt16,
     seq           UInt64,
-    INDEX seq_range seq TYPE minmax GRANULARITY 1,
+    INDEX seq_range (shard, seq) TYPE minmax GRANULARITY 1,
     INDEX run run_id TYPE bloom_filter(0.01) GRANULARITY 1
 )
 ENGINE = ReplacingMergeTree(seq)
 ORDER BY (experiment_id, run_id)
--- +goose StatementEnd
-;
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- One current row an experiment. Read with FINAL.
--- +goose StatementBegin
-CREATE TABLE experiments
+CREATE TABLE IF NOT EXISTS experiments
 (
     experiment_id     UInt64,
     name              String,
@@ -103,13 +99,11 @@ CREATE TABLE experiments
 )
 ENGINE = ReplacingMergeTree(seq)
 ORDER BY experiment_id
--- +goose StatementEnd
-;
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- One row for every event but metric batches, of every stream. Read with
 -- FINAL where a count must be exact.
--- +goose StatementBegin
-CREATE TABLE audit
+CREATE TABLE IF NOT EXISTS audit
 (
     stream        LowCardinality(String),
     seq           UInt64,
@@ -126,12 +120,10 @@ CREATE TABLE audit
 )
 ENGINE = ReplacingMergeTree
 ORDER BY (stream, seq)
--- +goose StatementEnd
-;
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- How far each stream has been projected into every table: written last.
--- +goose StatementBegin
-CREATE TABLE checkpoints
+CREATE TABLE IF NOT EXISTS checkpoints
 (
     stream      LowCardinality(String),
     seq         UInt64,
@@ -141,5 +133,4 @@ CREATE TABLE checkpoints
 )
 ENGINE = ReplacingMergeTree(seq)
 ORDER BY stream
--- +goose StatementEnd
-;
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;

@@ -1,0 +1,268 @@
+// Package projector folds the event log into the ClickHouse tables of
+// pkg/tables, so that each of them is at all times exactly a function of a
+// prefix of the log: nothing lost, nothing doubled, whatever is killed.
+//
+// # The data are the checkpoint
+//
+// A stream is projected by one goroutine, under a lease. It gathers a batch,
+// a contiguous range (a, b] of the stream's sequences, folds it, and inserts
+// the rows table by table; each INSERT is one block and becomes one part, so
+// it happens as a whole or not at all. Then it writes b to checkpoints, and
+// announces the watermark b. Every row carries the sequence of the event that
+// made it.
+//
+// The watermark of a table is the greatest sequence in it (or the checkpoint,
+// if that is greater, since many events make no row in a table). Claim: a
+// table with watermark w holds exactly the rows of the events up to w.
+//
+//   - Batches are inserted in order and as a whole. If the last one that has
+//     reached the table was (a, b] with greatest row w, the rows of events up
+//     to w are there, and the events in (w, b] have none.
+//   - After a crash, or any insert without an answer, the session is over and
+//     its memory is dropped. The next one first makes sure that no statement of
+//     an earlier one still runs on the server (settle), then reads the
+//     watermark of each table, and goes on from the least of them. Rows at or
+//     below a table's own watermark are not inserted again. So it does not
+//     matter between which two tables it ended, nor that the new batches end
+//     elsewhere.
+//
+// What remains is that the rows of an event beyond w must come out the same in
+// the second life, although the other tables may be ahead of it. The fold
+// needs a state, and reads it from the tables:
+//
+//   - runs and experiments have one row for each, whose seq is that of the last
+//     event that changed it. An event at or below row.seq is in the row and is
+//     skipped; so a row that is ahead of the batch is right once the batch has
+//     passed it, and until then nothing is written from it.
+//   - latest_metrics is a maximum over points, the first of equals: applying
+//     points again that it has seen changes nothing. Rows come out only for
+//     points that it has not seen, that is, beyond its watermark, to which the
+//     state is exact.
+//   - run_attributes and audit need no state.
+//   - metrics is a set. A point p of the event s > w is to be inserted unless it
+//     is among the points of the events before s: those up to w are in the
+//     table, exactly, and the others are in this session's memory or in batches
+//     that it has written. Looking every point up would be slow, so p is taken
+//     as new without a look if it is beyond, in (step, timestamp), the greatest
+//     point known of its run and key; every other is a suspect, and is looked
+//     up. This is right whenever the greatest point known is not below the true
+//     greatest one of the events before s. The state read from latest_metrics
+//     has that property if that table holds at least the events before the
+//     session's first one, which it does: the session began at the least
+//     watermark. If latest_metrics is ahead, more points are suspects, no more.
+//
+// A run whose creation lies beyond all watermarks has no rows in any table:
+// its state is known without a query, so a table is read only for runs that
+// come back from an earlier session or from outside the cache.
+//
+// A second writer, one that lost its lease without noticing (a process stopped
+// between the check and the insert), produces the same rows from the same log:
+// it can double rows for a while but cannot make wrong ones, and the engine's
+// key collapses them, keeping the first sequence. Before a new holder reads the
+// watermarks, settle ends the statements of the old one.
+//
+// RunCreated must be the first event of its run, and the only one: ingest sees
+// to it by an expected sequence of 0.
+package projector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/runledger/runledger/pkg/eventlog"
+	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/tables"
+)
+
+// ErrOtherLog means that the tables were made from another log, or from a
+// longer state of this one: the log was lost, in part or as a whole, or the
+// tables belong to another Runledger. Nothing is written.
+var ErrOtherLog = errors.New("the tables do not belong to this event log")
+
+var errCatchingUp = errors.New("still catching up with the log")
+
+const (
+	defaultLeaseTTL   = 15 * time.Second
+	defaultFlushRows  = 200_000
+	defaultFlushAge   = 200 * time.Millisecond
+	defaultFlushBytes = 32 << 20
+	// maxFlushRows keeps one insert one block with room to spare.
+	maxFlushRows = 500_000
+
+	migrationLease = "migrations"
+)
+
+// Config configures New.
+type Config struct {
+	Log        *eventlog.Log
+	Conn       *nats.Conn          // for leases and watermarks
+	ClickHouse *clickhouse.Options // address, database and credentials of the native protocol
+
+	// HolderID names this projector in its leases; "" is a random name. A
+	// projector takes the leases of its own name over at once, so a fixed name
+	// is for one that is known to be the only of that name alive.
+	HolderID string
+	// LeaseTTL is after what time without renewal another projector takes a
+	// stream over. 0 is 15 seconds.
+	LeaseTTL time.Duration
+
+	// A batch is written when it holds FlushRows metric points (0 is 200 000,
+	// at most 500 000) or FlushBytes of other events (0 is 32 MiB), when its
+	// first event has waited for FlushAge (0 is 200 ms), or when a reader waits.
+	FlushRows  int
+	FlushBytes int
+	FlushAge   time.Duration
+
+	Logger     *slog.Logger          // nil is silent
+	Registerer prometheus.Registerer // nil is none
+
+	failpoint failpoint
+}
+
+// Projector projects the streams of a log whose leases it holds. Any number of
+// projectors can run beside each other: each stream has one that writes, the
+// others wait to take over.
+type Projector struct {
+	config  Config
+	leases  *leases
+	metrics *instruments
+	workers []*worker
+}
+
+// New prepares a projector. It asks the log, but not ClickHouse, which may
+// still be starting.
+func New(ctx context.Context, c Config) (*Projector, error) {
+	switch {
+	case c.Log == nil || c.Conn == nil || c.ClickHouse == nil || len(c.ClickHouse.Addr) == 0:
+		return nil, errors.New("projector: the log, the NATS connection and the address of ClickHouse are needed")
+	case c.FlushRows < 0 || c.FlushRows > maxFlushRows:
+		return nil, fmt.Errorf("projector: batches of %d rows, at most %d", c.FlushRows, maxFlushRows)
+	}
+	c.setDefaults()
+	replicas, err := replicasOf(ctx, c.Log)
+	if err != nil {
+		return nil, err
+	}
+	p := &Projector{config: c, metrics: newInstruments(c.Registerer)}
+	if p.leases, err = openLeases(ctx, c.Log.JetStream(), replicas, c.HolderID, c.LeaseTTL, c.Logger); err != nil {
+		return nil, err
+	}
+	for _, stream := range c.Log.Streams() {
+		p.workers = append(p.workers, &worker{Projector: p, stream: stream, logger: c.Logger.With(slog.String("stream", stream))})
+	}
+	if c.Registerer != nil {
+		if err := c.Registerer.Register(lag{p}); err != nil {
+			return nil, fmt.Errorf("projector: %w", err)
+		}
+	}
+	return p, nil
+}
+
+func (c *Config) setDefaults() {
+	if c.HolderID == "" {
+		c.HolderID = uuid.NewString()
+	}
+	if c.LeaseTTL == 0 {
+		c.LeaseTTL = defaultLeaseTTL
+	}
+	if c.FlushRows == 0 {
+		c.FlushRows = defaultFlushRows
+	}
+	if c.FlushBytes == 0 {
+		c.FlushBytes = defaultFlushBytes
+	}
+	if c.FlushAge == 0 {
+		c.FlushAge = defaultFlushAge
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// replicasOf returns the replication of the log, which that of the leases
+// follows.
+func replicasOf(ctx context.Context, log *eventlog.Log) (int, error) {
+	s, err := log.JetStream().Stream(ctx, events.StreamExperiments)
+	if err != nil {
+		return 0, fmt.Errorf("read the replication of the log: %w", err)
+	}
+	return s.CachedInfo().Config.Replicas, nil
+}
+
+// Run brings the tables to this build's version, waiting for ClickHouse if
+// need be, and projects until ctx ends; it returns when all of it has stopped.
+// It returns ErrOtherLog when the tables do not belong to the log.
+func (p *Projector) Run(ctx context.Context) error {
+	delays := backoff.NewExponentialBackOff()
+	delays.InitialInterval = 50 * time.Millisecond
+	delays.MaxInterval = 5 * time.Second
+	for {
+		err := p.migrate(ctx)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		delay := delays.NextBackOff()
+		for _, w := range p.workers {
+			w.update(func(s *status) { s.err = err })
+		}
+		p.config.Logger.Warn("migrate the tables", slog.Any("error", err), slog.Duration("again_in", delay))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(delay):
+		}
+	}
+	for _, w := range p.workers {
+		w.update(func(s *status) { s.err = nil })
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, w := range p.workers {
+		group.Go(func() error { return w.run(ctx) })
+	}
+	return group.Wait()
+}
+
+// migrate runs the migrations under a lease of their own. Several goroutines
+// of one projector that need them wait for each other.
+func (p *Projector) migrate(ctx context.Context) error {
+	p.leases.own.Lock()
+	defer p.leases.own.Unlock()
+	held, err := p.leases.acquire(ctx, migrationLease, func(string) {})
+	if err != nil {
+		return err
+	}
+	defer held.release()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return held.keep(ctx) })
+	group.Go(func() error {
+		defer cancel()
+		return tables.Migrate(ctx, p.config.ClickHouse, p.config.Logger)
+	})
+	return group.Wait()
+}
+
+// Ready returns nil when every stream has been projected up to where it ended
+// when this projector took it over, or is projected by another one. Otherwise
+// it names each stream with how far it is and why.
+func (p *Projector) Ready(ctx context.Context) error {
+	var errs []error
+	for _, w := range p.workers {
+		errs = append(errs, w.ready(ctx))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,1 @@
+SELECT seq, incarnation FROM checkpoints WHERE stream = {stream:String} ORDER BY seq DESC LIMIT 1

@@ -1,0 +1,1 @@
+SELECT max(seq) AS last FROM {table:Identifier} WHERE seq >= {from:UInt64}

@@ -1,0 +1,1 @@
+SELECT max(seq) AS last FROM {table:Identifier} WHERE stream = {stream:String} AND seq >= {from:UInt64}

@@ -1,0 +1,465 @@
+package projector
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/ch-go"
+	"github.com/ClickHouse/ch-go/proto"
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/google/uuid"
+
+	"github.com/runledger/runledger/pkg/events"
+)
+
+//go:embed sql/*.sql
+var sqlFiles embed.FS
+
+const (
+	dialTimeout = 10 * time.Second
+	// pollInterval is how often a wait for the server looks whether it was
+	// given up: ch-go does not end a read otherwise.
+	pollInterval = 100 * time.Millisecond
+	// statementTimeout bounds one statement; its outcome is then unknown.
+	statementTimeout = time.Minute
+	// knownChunk bounds the suspects of one query.
+	knownChunk = 100_000
+)
+
+// insertSettings make one INSERT of one block one part: written before the
+// statement returns, never split, merged with nothing.
+var insertSettings = []ch.Setting{
+	ch.SettingInt("async_insert", 0),
+	ch.SettingInt("insert_deduplicate", 0),
+	ch.SettingInt("optimize_on_insert", 0),
+	ch.SettingInt("min_insert_block_size_rows", 0),
+	ch.SettingInt("min_insert_block_size_bytes", 0),
+	ch.SettingInt("max_insert_block_size", maxFlushRows+events.MaxPoints),
+}
+
+// readSettings let the index on run_id serve FINAL: it is part of the sorting
+// key, so all versions of a row pass it or none.
+var readSettings = []ch.Setting{
+	ch.SettingInt("use_skip_indexes_if_final", 1),
+	ch.SettingInt("use_skip_indexes_if_final_exact_mode", 0),
+}
+
+// failpoint is called around each insert; an error acts like the loss of the
+// process at that point. Tests set it.
+type failpoint func(stream, table string, done bool) error
+
+// store is one stream's connection to ClickHouse. It is not safe for
+// concurrent use.
+type store struct {
+	client *ch.Client
+	stream string
+	shard  uint16
+	prefix string // of the ids of the queries that write
+	epoch  uint64
+	fail   failpoint
+	sql    map[string]string
+}
+
+type dialer func(ctx context.Context, addr string) (net.Conn, error)
+
+func (d dialer) DialContext(ctx context.Context, _, addr string) (net.Conn, error) {
+	return d(ctx, addr)
+}
+
+// dial connects to the first address that answers.
+func dial(ctx context.Context, o *clickhouse.Options, stream string, epoch uint64, fail failpoint) (*store, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	sql, err := readSQL()
+	if err != nil {
+		return nil, err
+	}
+	opts := ch.Options{
+		Database:         o.Auth.Database,
+		User:             o.Auth.Username,
+		Password:         o.Auth.Password,
+		TLS:              o.TLS,
+		ClientName:       "runledger-projector",
+		DialTimeout:      dialTimeout,
+		HandshakeTimeout: dialTimeout,
+		ReadTimeout:      pollInterval,
+	}
+	if o.DialContext != nil {
+		opts.Dialer = dialer(o.DialContext)
+	}
+	var failed error
+	for _, addr := range o.Addr {
+		opts.Address = addr
+		client, err := ch.Dial(ctx, opts)
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("connect to ClickHouse at %s: %w", addr, err))
+			continue
+		}
+		s := &store{
+			client: client, stream: stream, epoch: epoch, fail: fail, sql: sql,
+			prefix: fmt.Sprintf("runledger/%s/%s/", opts.Database, stream),
+		}
+		if n, ok := events.ShardOfStream(stream); ok {
+			s.shard = uint16(n)
+		}
+		return s, nil
+	}
+	return nil, failed
+}
+
+func readSQL() (map[string]string, error) {
+	entries, err := sqlFiles.ReadDir("sql")
+	if err != nil {
+		return nil, err
+	}
+	sql := make(map[string]string, len(entries))
+	for _, e := range entries {
+		text, err := sqlFiles.ReadFile("sql/" + e.Name())
+		if err != nil {
+			return nil, err
+		}
+		sql[strings.TrimSuffix(e.Name(), ".sql")] = strings.TrimSpace(string(text))
+	}
+	return sql, nil
+}
+
+func (s *store) close() { _ = s.client.Close() }
+
+// query is one of the statements of the sql directory.
+type query struct {
+	name   string
+	params map[string]any
+	wanted proto.Input // the external table "wanted", may be nil
+	result proto.Results
+	each   func(rows int) error // called with each block of the result
+}
+
+func (s *store) query(ctx context.Context, q query) error {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	cq := ch.Query{
+		Body:       s.sql[q.name],
+		Parameters: ch.Parameters(q.params),
+		Settings:   readSettings,
+		Result:     q.result,
+		OnResult: func(_ context.Context, b proto.Block) error {
+			if q.each == nil || b.Rows == 0 {
+				return nil
+			}
+			return q.each(b.Rows)
+		},
+	}
+	if q.wanted != nil {
+		cq.ExternalTable, cq.ExternalData = "wanted", q.wanted
+	}
+	if err := s.client.Do(ctx, cq); err != nil {
+		return fmt.Errorf("%s of %s: %w", q.name, s.stream, err)
+	}
+	return nil
+}
+
+// settle ends every insert of the stream that still runs on the server, and
+// waits for its end. After that the tables do not change under the watermarks:
+// a statement is known to the server before its data are sent.
+func (s *store) settle(ctx context.Context) error {
+	return s.query(ctx, query{name: "settle", params: map[string]any{"prefix": s.prefix}})
+}
+
+// checkpoint is the row of a stream in checkpoints.
+type checkpoint struct {
+	seq         uint64
+	incarnation string
+}
+
+func (s *store) checkpoint(ctx context.Context) (checkpoint, error) {
+	var (
+		c           checkpoint
+		seq         proto.ColUInt64
+		incarnation proto.ColStr
+	)
+	err := s.query(ctx, query{
+		name:   "checkpoint",
+		params: map[string]any{"stream": s.stream},
+		result: proto.Results{{Name: "seq", Data: &seq}, {Name: "incarnation", Data: &incarnation}},
+		each: func(int) error {
+			c = checkpoint{seq: seq.Row(0), incarnation: incarnation.Row(0)}
+			return nil
+		},
+	})
+	return c, err
+}
+
+// maxSeq returns the greatest sequence of the stream in a table, 0 when none
+// is from or beyond it.
+func (s *store) maxSeq(ctx context.Context, t tableName, from uint64) (uint64, error) {
+	var (
+		seq  proto.ColUInt64
+		last uint64
+	)
+	q := query{
+		name:   "watermark_all",
+		params: map[string]any{"table": string(t), "from": from},
+		result: proto.Results{{Name: "last", Data: &seq}},
+		each: func(int) error {
+			last = seq.Row(0)
+			return nil
+		},
+	}
+	switch t {
+	case tableRuns, tableAttributes, tableLatest, tableMetrics:
+		q.name, q.params["shard"] = "watermark_shard", s.shard
+	case tableAudit:
+		q.name, q.params["stream"] = "watermark_stream", s.stream
+	}
+	err := s.query(ctx, q)
+	return last, err
+}
+
+// insert writes rows as one part. Its outcome is unknown when it fails.
+func (s *store) insert(ctx context.Context, t tableName, rows proto.Input) error {
+	if err := s.failed(t, false); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	err := s.client.Do(ctx, ch.Query{
+		Body:     rows.Into(string(t)),
+		QueryID:  s.prefix + uuid.NewString(),
+		Input:    rows,
+		Settings: insertSettings,
+	})
+	if err != nil {
+		return fmt.Errorf("insert into %s from %s: %w", t, s.stream, err)
+	}
+	return s.failed(t, true)
+}
+
+func (s *store) failed(t tableName, done bool) error {
+	if s.fail == nil {
+		return nil
+	}
+	return s.fail(s.stream, string(t), done)
+}
+
+// setCheckpoint writes the stream's row in checkpoints.
+func (s *store) setCheckpoint(ctx context.Context, c checkpoint) error {
+	var (
+		stream      = lowCardinality()
+		incarnation proto.ColStr
+		seq, epoch  proto.ColUInt64
+		at          = new(proto.ColDateTime64).WithPrecision(proto.PrecisionMilli)
+	)
+	stream.Append(s.stream)
+	incarnation.Append(c.incarnation)
+	seq.Append(c.seq)
+	epoch.Append(s.epoch)
+	at.Append(time.Now().UTC())
+	return s.insert(ctx, tableCheckpoints, proto.Input{
+		{Name: "stream", Data: stream},
+		{Name: "seq", Data: &seq},
+		{Name: "incarnation", Data: &incarnation},
+		{Name: "epoch", Data: &epoch},
+		{Name: "written_at", Data: at},
+	})
+}
+
+func wantedRuns(runs []*run) proto.Input {
+	var (
+		experiment proto.ColUInt64
+		id         proto.ColUUID
+	)
+	for _, r := range runs {
+		experiment.Append(r.experiment)
+		id.Append(r.id)
+	}
+	return proto.Input{{Name: "experiment_id", Data: &experiment}, {Name: "run_id", Data: &id}}
+}
+
+// loadRuns reads the rows of runs into those that have one.
+func (s *store) loadRuns(ctx context.Context, runs []*run) error {
+	byID := make(map[uuid.UUID]*run, len(runs))
+	for _, r := range runs {
+		byID[r.id] = r
+	}
+	var (
+		experiment, seq               proto.ColUInt64
+		id                            proto.ColUUID
+		name, user, uri               proto.ColStr
+		status, lifecycle             proto.ColInt8
+		startTime, endTime, deletedAt proto.ColInt64
+	)
+	return s.query(ctx, query{
+		name:   "load_runs",
+		wanted: wantedRuns(runs),
+		result: proto.Results{
+			{Name: "experiment_id", Data: &experiment},
+			{Name: "run_id", Data: &id},
+			{Name: "name", Data: &name},
+			{Name: "user_id", Data: &user},
+			{Name: "status_number", Data: &status},
+			{Name: "start_time", Data: &startTime},
+			{Name: "end_time", Data: &endTime},
+			{Name: "artifact_uri", Data: &uri},
+			{Name: "lifecycle_number", Data: &lifecycle},
+			{Name: "deleted_time", Data: &deletedAt},
+			{Name: "seq", Data: &seq},
+		},
+		each: func(n int) error {
+			for i := range n {
+				r, ok := byID[id.Row(i)]
+				if !ok {
+					continue
+				}
+				r.info = runInfo{
+					name: name.Row(i), user: user.Row(i), status: status.Row(i),
+					startTime: startTime.Row(i), endTime: endTime.Row(i), artifactURI: uri.Row(i),
+					lifecycle: lifecycle.Row(i), deletedTime: deletedAt.Row(i), seq: seq.Row(i),
+				}
+			}
+			return nil
+		},
+	})
+}
+
+// loadLatest reads the rows of latest_metrics into their runs.
+func (s *store) loadLatest(ctx context.Context, runs []*run) error {
+	byID := make(map[uuid.UUID]*run, len(runs))
+	for _, r := range runs {
+		byID[r.id] = r
+	}
+	var (
+		id              proto.ColUUID
+		key             proto.ColStr
+		step, timestamp proto.ColInt64
+		value           proto.ColFloat64
+		seq             proto.ColUInt64
+	)
+	return s.query(ctx, query{
+		name:   "load_latest",
+		wanted: wantedRuns(runs),
+		result: proto.Results{
+			{Name: "run_id", Data: &id},
+			{Name: "metric", Data: &key},
+			{Name: "step", Data: &step},
+			{Name: "timestamp", Data: &timestamp},
+			{Name: "value", Data: &value},
+			{Name: "seq", Data: &seq},
+		},
+		each: func(n int) error {
+			for i := range n {
+				if r, ok := byID[id.Row(i)]; ok {
+					r.latest[key.Row(i)] = &latest{
+						known: true, step: step.Row(i), timestamp: timestamp.Row(i), value: value.Row(i), seq: seq.Row(i),
+					}
+				}
+			}
+			return nil
+		},
+	})
+}
+
+// loadExperiments reads the rows of experiments into those that have one.
+func (s *store) loadExperiments(ctx context.Context, experiments []*experiment) error {
+	byID := make(map[uint64]*experiment, len(experiments))
+	var wanted proto.ColUInt64
+	for _, e := range experiments {
+		byID[e.id] = e
+		wanted.Append(e.id)
+	}
+	var (
+		id, seq          proto.ColUInt64
+		name, location   proto.ColStr
+		lifecycle        proto.ColInt8
+		created, updated proto.ColInt64
+		tags             = proto.NewMap(new(proto.ColStr), new(proto.ColStr))
+	)
+	return s.query(ctx, query{
+		name:   "load_experiments",
+		wanted: proto.Input{{Name: "experiment_id", Data: &wanted}},
+		result: proto.Results{
+			{Name: "experiment_id", Data: &id},
+			{Name: "name", Data: &name},
+			{Name: "artifact_location", Data: &location},
+			{Name: "lifecycle_number", Data: &lifecycle},
+			{Name: "creation_time", Data: &created},
+			{Name: "last_update_time", Data: &updated},
+			{Name: "tags", Data: tags},
+			{Name: "seq", Data: &seq},
+		},
+		each: func(n int) error {
+			for i := range n {
+				e, ok := byID[id.Row(i)]
+				if !ok {
+					continue
+				}
+				e.name, e.artifactLocation, e.lifecycle = name.Row(i), location.Row(i), lifecycle.Row(i)
+				e.creationTime, e.lastUpdateTime, e.seq = created.Row(i), updated.Row(i), seq.Row(i)
+				maps.Copy(e.tags, tags.Row(i))
+			}
+			return nil
+		},
+	})
+}
+
+// known calls found with each of the points that the table of metrics holds.
+func (s *store) known(ctx context.Context, points []pointID, found func(pointID)) error {
+	for len(points) > 0 {
+		n := min(len(points), knownChunk)
+		if err := s.knownChunk(ctx, points[:n], found); err != nil {
+			return err
+		}
+		points = points[n:]
+	}
+	return nil
+}
+
+func (s *store) knownChunk(ctx context.Context, points []pointID, found func(pointID)) error {
+	var want, got pointColumns
+	for _, p := range points {
+		want.run.Append(p.run)
+		want.key.Append(p.Key)
+		want.step.Append(p.Step)
+		want.timestamp.Append(p.Timestamp)
+		want.bits.Append(p.Value)
+	}
+	return s.query(ctx, query{
+		name:   "known_points",
+		params: map[string]any{"nan": events.ValueBits(math.NaN())},
+		wanted: proto.Input{
+			{Name: "run_id", Data: &want.run},
+			{Name: "key", Data: &want.key},
+			{Name: "step", Data: &want.step},
+			{Name: "timestamp", Data: &want.timestamp},
+			{Name: "bits", Data: &want.bits},
+		},
+		result: proto.Results{
+			{Name: "run_id", Data: &got.run},
+			{Name: "metric", Data: &got.key},
+			{Name: "step", Data: &got.step},
+			{Name: "timestamp", Data: &got.timestamp},
+			{Name: "bits", Data: &got.bits},
+		},
+		each: func(n int) error {
+			for i := range n {
+				found(pointID{run: got.run.Row(i), Identity: events.Identity{
+					Key: got.key.Row(i), Step: got.step.Row(i), Timestamp: got.timestamp.Row(i), Value: got.bits.Row(i),
+				}})
+			}
+			return nil
+		},
+	})
+}
+
+type pointColumns struct {
+	run             proto.ColUUID
+	key             proto.ColStr
+	step, timestamp proto.ColInt64
+	bits            proto.ColUInt64
+}

@@ -1,0 +1,135 @@
+package projector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/ClickHouse/ch-go"
+	"github.com/ClickHouse/ch-go/proto"
+	"github.com/cenkalti/backoff/v5"
+	"golang.org/x/sync/errgroup"
+)
+
+// worker owns the projection of one stream: it holds or waits for the lease,
+// and runs one session after the other.
+type worker struct {
+	*Projector
+	stream string
+	logger *slog.Logger
+
+	mu     sync.Mutex
+	status status
+}
+
+// status is what is known of a stream's projection in this process.
+type status struct {
+	holder    string // of the lease, when it is another projector
+	watermark uint64
+	caughtUp  bool  // since the process has held the lease
+	err       error // why it does not go on; nil while it does
+	halted    bool  // for good
+}
+
+func (w *worker) get() status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.status
+}
+
+func (w *worker) update(change func(*status)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change(&w.status)
+}
+
+func (w *worker) progress(watermark uint64, caughtUp bool) {
+	w.update(func(s *status) {
+		s.watermark, s.err, s.holder = watermark, nil, ""
+		s.caughtUp = s.caughtUp || caughtUp
+	})
+	w.metrics.watermark.WithLabelValues(w.stream).Set(float64(watermark))
+}
+
+// run projects until ctx ends. It returns ErrOtherLog, and no other error: an
+// event that cannot be projected halts the worker, which then waits for ctx.
+func (w *worker) run(ctx context.Context) error {
+	delays := backoff.NewExponentialBackOff()
+	delays.InitialInterval = 50 * time.Millisecond
+	delays.MaxInterval = 5 * time.Second
+	for {
+		before := w.get().watermark
+		err := w.hold(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, ErrOtherLog):
+			return err
+		case isUnreadable(err):
+			w.update(func(s *status) { s.err, s.halted = err, true })
+			w.logger.Error("projection of the stream has stopped: an event cannot be projected", slog.Any("error", err))
+			<-ctx.Done()
+			return nil
+		case isMissingTable(err):
+			if migrateErr := w.migrate(ctx); migrateErr != nil {
+				err = errors.Join(err, migrateErr)
+			}
+		}
+		if w.get().watermark != before {
+			delays.Reset()
+		}
+		delay := delays.NextBackOff()
+		w.update(func(s *status) { s.err = err })
+		w.logger.Warn("projection of the stream was interrupted", slog.Any("error", err), slog.Duration("again_in", delay))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(delay):
+		}
+	}
+}
+
+// isMissingTable tells whether the tables are gone.
+func isMissingTable(err error) bool {
+	return ch.IsErr(err, proto.ErrUnknownTable, proto.ErrUnknownDatabase)
+}
+
+// hold waits for the lease, and runs one session while it lasts.
+func (w *worker) hold(ctx context.Context) error {
+	held, err := w.leases.acquire(ctx, w.stream, func(holder string) {
+		w.update(func(s *status) { s.holder, s.err, s.caughtUp = holder, nil, false })
+	})
+	if err != nil {
+		return err
+	}
+	w.update(func(s *status) { s.holder = "" })
+	defer held.release()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return held.keep(ctx) })
+	group.Go(func() error {
+		defer cancel() // ends keep
+		return (&session{worker: w, lease: held}).run(ctx)
+	})
+	return group.Wait()
+}
+
+// ready returns nil when the stream is projected, here or elsewhere.
+func (w *worker) ready(ctx context.Context) error {
+	s := w.get()
+	switch {
+	case s.err != nil:
+		return fmt.Errorf("%s is projected up to %d: %w", w.stream, s.watermark, s.err)
+	case s.holder != "" || s.caughtUp:
+		return nil
+	}
+	last, err := w.config.Log.LastSeq(ctx, w.stream)
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%s is projected up to %d of %d: %w", w.stream, s.watermark, last, errCatchingUp)
+}

@@ -1,0 +1,99 @@
+package query_test
+
+import (
+	"fmt"
+	"strconv"
+	"testing"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+
+	"github.com/runledger/runledger/pkg/events"
+)
+
+const (
+	benchRuns = 100_000
+	benchKeys = 10
+)
+
+// manyRuns fills an experiment with runs, each with parameters and metrics.
+func manyRuns(f *fixture, experiment, runs, keys int) {
+	f.t.Helper()
+	for _, q := range []string{
+		// The ids are random, but the same in the three tables.
+		`INSERT INTO runs (experiment_id, run_id, name, user_id, status, start_time, end_time, artifact_uri, lifecycle, deleted_time, shard, seq)
+		 SELECT %[1]d, reinterpretAsUUID(sipHash128(number)), concat('run-', toString(number)), 'ada', number %% 5 + 1, 1700000000000 + number, 1700000100000 + number,
+		        concat('mlflow-artifacts:/1/', lower(hex(sipHash128(number))), '/artifacts'), 1, 0, number %% 4, number
+		 FROM numbers(%[2]d)`,
+		`INSERT INTO run_attributes (experiment_id, kind, key, run_id, value, deleted, shard, seq)
+		 SELECT %[1]d, 1, concat('p', toString(k)), reinterpretAsUUID(sipHash128(number)), toString(sipHash64(number, k) %% 10), 0, number %% 4, number
+		 FROM numbers(%[2]d) ARRAY JOIN range(%[3]d) AS k`,
+		`INSERT INTO run_attributes (experiment_id, kind, key, run_id, value, deleted, shard, seq)
+		 SELECT %[1]d, 2, 'mlflow.runName', reinterpretAsUUID(sipHash128(number)), concat('run-', toString(number)), 0, number %% 4, number
+		 FROM numbers(%[2]d)`,
+		`INSERT INTO latest_metrics (experiment_id, key, run_id, step, timestamp, value, shard, seq)
+		 SELECT %[1]d, concat('m', toString(k)), reinterpretAsUUID(sipHash128(number)), 100, 1700000000000, sipHash64(number, k, 'v') / 18446744073709551616, number %% 4, number
+		 FROM numbers(%[2]d) ARRAY JOIN range(%[3]d) AS k`,
+	} {
+		if err := f.conn.Exec(f.t.Context(), fmt.Sprintf(q, experiment, runs, keys)); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	// A few runs have been written again since, into parts of their own.
+	for _, table := range []string{"runs", "run_attributes", "latest_metrics"} {
+		q := "INSERT INTO " + table + " SELECT * REPLACE (seq + 1000000 AS seq) FROM " + table + " WHERE seq % 100 = 0"
+		if err := f.conn.Exec(f.t.Context(), q); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	f.publish(events.RunSubject(0, strconv.Itoa(experiment), newRunID(), events.KindMeta),
+		&events.Event{Data: &events.Event_RunCreated{RunCreated: &events.RunCreated{}}})
+}
+
+func BenchmarkSearchRuns(b *testing.B) {
+	f := newFixture(b)
+	f.project()
+	manyRuns(f, 1, benchRuns, benchKeys)
+	for _, c := range []struct {
+		name string
+		body map[string]any
+	}{
+		{"newest100", map[string]any{"max_results": 100}},
+		{"filtered100", map[string]any{"max_results": 100, "filter": "params.p3 = '3' AND metrics.m5 > 0.9", "order_by": []string{"metrics.m5 DESC"}}},
+		{"wide100", map[string]any{"max_results": 100, "filter": "params.p3 != '3' AND metrics.m5 > 0.1", "order_by": []string{"metrics.m5 DESC"}}},
+		{"byMetric100", map[string]any{"max_results": 100, "order_by": []string{"metrics.m5 DESC"}}},
+		{"like100", map[string]any{"max_results": 100, "filter": "tags.mlflow.runName ILIKE '%RUN-99%'"}},
+		{"newest1000", map[string]any{"max_results": 1000}},
+		{"all10000", map[string]any{"max_results": 10000}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			c.body["experiment_ids"] = []string{"1"}
+			for b.Loop() {
+				if page := f.post("/runs/search", c.body); page.Code != 200 {
+					b.Fatal(page.Body)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkMetricHistory(b *testing.B) {
+	f := newFixture(b)
+	f.project()
+	run := newRunID()
+	f.insertPoints(run, point{"loss", 0, 0, 0})
+	const points = 1_000_000
+	if err := f.conn.Exec(b.Context(), "INSERT INTO metrics (run_id, key, step, timestamp, value, shard, seq, idx) "+
+		"SELECT {run:UUID}, 'loss', number, 1700000000000 + number * 10, sipHash64(number) / 1e19, 0, number, 0 FROM numbers({points:UInt64})",
+		clickhouse.Named("run", testRun{id: run}.uuid().String()), clickhouse.Named("points", points)); err != nil {
+		b.Fatal(err)
+	}
+	for name, args := range map[string][]string{"page25000": {"max_results", "25000"}, "all": nil} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if w := f.get("/metrics/get-history", append([]string{"run_id", run, "metric_key", "loss"}, args...)...); w.Code != 200 {
+					b.Fatal(w.Body)
+				}
+			}
+		})
+	}
+}

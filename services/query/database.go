@@ -1,0 +1,182 @@
+package query
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/runledger/runledger/pkg/apierr"
+)
+
+// retryAfter is what a client is asked to wait when ClickHouse is away.
+const retryAfter = 2 * time.Second
+
+// database runs statements against ClickHouse within a budget each, and at most
+// so many requests at a time.
+type database struct {
+	conn     driver.Conn
+	slots    *semaphore.Weighted
+	slotWait time.Duration
+	settings clickhouse.Settings
+}
+
+func openDatabase(c Config) (*database, error) {
+	opts := *c.ClickHouse
+	opts.MaxOpenConns = connsPerRequest * c.MaxRequests
+	opts.MaxIdleConns = connsPerRequest * c.MaxRequests
+	conn, err := clickhouse.Open(&opts)
+	if err != nil {
+		return nil, fmt.Errorf("connect to ClickHouse: %w", err)
+	}
+	return &database{
+		conn:     conn,
+		slots:    semaphore.NewWeighted(int64(c.MaxRequests)),
+		slotWait: c.SlotWait,
+		settings: clickhouse.Settings{
+			"max_execution_time":                   int(math.Ceil(c.Timeout.Seconds())),
+			"timeout_overflow_mode":                "throw",
+			"max_memory_usage":                     c.MaxMemory,
+			"max_bytes_before_external_sort":       c.MaxMemory / 2,
+			"max_bytes_before_external_group_by":   c.MaxMemory / 2,
+			"max_threads":                          c.MaxThreads,
+			"optimize_move_to_prewhere_if_final":   1,
+			"use_skip_indexes_if_final":            1,
+			"use_skip_indexes_if_final_exact_mode": 1,
+			"join_use_nulls":                       0,
+			"transform_null_in":                    0,
+		},
+	}, nil
+}
+
+// connsPerRequest is how many statements one request has under way at most.
+const connsPerRequest = 2
+
+// enter takes one of the slots for requests that read from ClickHouse, and
+// returns how to give it back. It returns RequestLimitExceeded when none gets
+// free in time.
+func (d *database) enter(ctx context.Context) (leave func(), err error) {
+	waiting, cancel := context.WithTimeout(ctx, d.slotWait)
+	defer cancel()
+	if err := d.slots.Acquire(waiting, 1); err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, apierr.Errorf(apierr.RequestLimitExceeded, "Too many reads are under way, try again").WithRetryAfter(time.Second)
+	}
+	return func() { d.slots.Release(1) }, nil
+}
+
+// each runs a statement and calls visit for every row of its answer. An error
+// of visit ends the statement and is returned as it is.
+func (d *database) each(ctx context.Context, s *statement, visit func(scan func(dest ...any) error) error) error {
+	ctx, cancel := context.WithCancel(clickhouse.Context(ctx, clickhouse.WithSettings(d.settings)))
+	defer cancel()
+	rows, err := d.conn.Query(ctx, s.text.String(), s.args...)
+	if err != nil {
+		return databaseError(ctx, err)
+	}
+	var visitErr error
+	scan := func(dest ...any) error {
+		if err := rows.Scan(dest...); err != nil {
+			return databaseError(ctx, err)
+		}
+		return nil
+	}
+	for visitErr == nil && rows.Next() {
+		visitErr = visit(scan)
+	}
+	if visitErr != nil {
+		// Nobody wants the rest: end the statement, so that Close need not read it.
+		cancel()
+		_ = rows.Close()
+		return visitErr
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return databaseError(ctx, err)
+	}
+	return nil
+}
+
+// errEnough ends a statement of which enough rows have been read.
+var errEnough = errors.New("enough rows")
+
+// some is each for at most limit rows, without a limit if that is 0. It reports
+// whether there were more.
+func (d *database) some(ctx context.Context, s *statement, limit int, visit func(scan func(dest ...any) error) error) (more bool, err error) {
+	n := 0
+	err = d.each(ctx, s, func(scan func(dest ...any) error) error {
+		if n++; limit > 0 && n > limit {
+			return errEnough
+		}
+		return visit(scan)
+	})
+	if errors.Is(err, errEnough) {
+		return true, nil
+	}
+	return false, err
+}
+
+func (d *database) ready(ctx context.Context) error {
+	if err := d.conn.Ping(ctx); err != nil {
+		return fmt.Errorf("ClickHouse: %w", err)
+	}
+	return nil
+}
+
+func (d *database) close() error { return d.conn.Close() }
+
+// Error codes of ClickHouse.
+const (
+	codeUnknownTable      = 60
+	codeUnknownDatabase   = 81
+	codeTimeoutExceeded   = 159
+	codeTooSlow           = 160
+	codeTooManyQueries    = 202
+	codeMemoryLimit       = 241
+	codeSocketTimeout     = 209
+	codeNetworkError      = 210
+	codeAborted           = 236
+	codeQueryWasCancelled = 394
+)
+
+// databaseError gives an error of ClickHouse or its driver a code: what a client
+// may try again later never is an internal error.
+func databaseError(ctx context.Context, err error) error {
+	if exception, ok := errors.AsType[*clickhouse.Exception](err); ok {
+		switch exception.Code {
+		case codeTimeoutExceeded, codeTooSlow:
+			return apierr.Wrap(err, apierr.RequestLimitExceeded,
+				"The read takes longer than a read may: narrow it, or ask for smaller pages").WithRetryAfter(retryAfter)
+		case codeMemoryLimit:
+			return apierr.Wrap(err, apierr.RequestLimitExceeded,
+				"The read needs more memory than there is for it: narrow it, or ask for smaller pages").WithRetryAfter(retryAfter)
+		case codeTooManyQueries:
+			return apierr.Wrap(err, apierr.RequestLimitExceeded, "Too many reads are under way, try again").WithRetryAfter(retryAfter)
+		case codeUnknownTable, codeUnknownDatabase, codeSocketTimeout, codeNetworkError, codeAborted, codeQueryWasCancelled:
+			return unavailable(err)
+		}
+		return fmt.Errorf("read from ClickHouse: %w", err)
+	}
+	if ctxErr := ctx.Err(); ctxErr != nil {
+		return errors.Join(ctxErr, err)
+	}
+	var network net.Error
+	if errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, clickhouse.ErrAcquireConnTimeout) || errors.Is(err, clickhouse.ErrAcquireConnNoAddress) ||
+		errors.Is(err, clickhouse.ErrConnectionClosed) {
+		return unavailable(err)
+	}
+	return fmt.Errorf("read from ClickHouse: %w", err)
+}
+
+func unavailable(err error) error {
+	return apierr.Wrap(err, apierr.TemporarilyUnavailable, "The tables are not available, try again").WithRetryAfter(retryAfter)
+}

@@ -1,0 +1,159 @@
+package query
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/runledger/runledger/pkg/eventlog"
+	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/httpapi"
+	"github.com/runledger/runledger/pkg/watermark"
+)
+
+const (
+	// maxAskedExperiments is up to how many experiments the log is asked about
+	// each of them; beyond, the ends of all shards are waited for.
+	maxAskedExperiments = 8
+	// maxAsked bounds the questions to the log that one read has under way.
+	maxAsked = 16
+)
+
+// freshness keeps the promise that a client sees its own writes.
+type freshness struct {
+	log    *eventlog.Log
+	reader *watermark.Reader
+	bound  time.Duration
+
+	waits prometheus.Histogram
+	stale prometheus.Counter
+}
+
+func newFreshness(log *eventlog.Log, reader *watermark.Reader, bound time.Duration, r prometheus.Registerer) (*freshness, error) {
+	f := &freshness{
+		log: log, reader: reader, bound: bound,
+		waits: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "runledger", Subsystem: "query", Name: "freshness_wait_seconds",
+			Help:    "How long a read waited for the tables to hold what the log had when it began.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
+		}),
+		stale: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "runledger", Subsystem: "query", Name: "stale_reads_total",
+			Help: "Reads that were answered before the tables held what the log had when they began.",
+		}),
+	}
+	if r == nil {
+		return f, nil
+	}
+	for _, c := range []prometheus.Collector{f.waits, f.stale} {
+		if err := r.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return f, nil
+}
+
+func (f *freshness) close() error { return f.reader.Close() }
+
+// ofRun returns the place of the last event of a run, and the id of its
+// experiment; the sequence is 0 when the log has no such event.
+func (f *freshness) ofRun(ctx context.Context, runID string, kind events.Kind) (at eventlog.Position, experimentID string, err error) {
+	stream, subject := f.log.RunSubject(events.Any, runID, kind)
+	subject, seq, err := f.log.LastFor(ctx, stream, subject)
+	return eventlog.Position{Stream: stream, Seq: seq}, events.ExperimentOfRunSubject(subject), err
+}
+
+// ofExperiment returns the place of the last event of an experiment; the
+// sequence is 0 when the log has none.
+func (f *freshness) ofExperiment(ctx context.Context, id uint64) (eventlog.Position, error) {
+	_, seq, err := f.log.LastFor(ctx, events.StreamExperiments, events.ExperimentSubject(formatExperimentID(id)))
+	return eventlog.Position{Stream: events.StreamExperiments, Seq: seq}, err
+}
+
+// ofExperiments returns the place of the last event of any experiment.
+func (f *freshness) ofExperiments(ctx context.Context) (eventlog.Position, error) {
+	seq, err := f.log.LastSeq(ctx, events.StreamExperiments)
+	return eventlog.Position{Stream: events.StreamExperiments, Seq: seq}, err
+}
+
+// ofRuns returns the places of the last events of the experiments and of all
+// their runs.
+func (f *freshness) ofRuns(ctx context.Context, experimentIDs []uint64) ([]eventlog.Position, error) {
+	streams := f.log.RunStreams()
+	places := make([]eventlog.Position, len(streams)+1)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(maxAsked)
+	for shard, stream := range streams {
+		places[shard].Stream = stream
+		if len(experimentIDs) > maxAskedExperiments {
+			group.Go(func() (err error) {
+				places[shard].Seq, err = f.log.LastSeq(ctx, stream)
+				return err
+			})
+			continue
+		}
+		group.Go(func() error {
+			for _, id := range experimentIDs {
+				_, seq, err := f.log.LastFor(ctx, stream, events.RunSubject(shard, formatExperimentID(id), events.Any, events.KindAny))
+				if err != nil {
+					return err
+				}
+				places[shard].Seq = max(places[shard].Seq, seq)
+			}
+			return nil
+		})
+	}
+	group.Go(func() (err error) {
+		last := &places[len(streams)]
+		if len(experimentIDs) > maxAskedExperiments {
+			*last, err = f.ofExperiments(ctx)
+			return err
+		}
+		last.Stream = events.StreamExperiments
+		for _, id := range experimentIDs {
+			at, err := f.ofExperiment(ctx, id)
+			if err != nil {
+				return err
+			}
+			last.Seq = max(last.Seq, at.Seq)
+		}
+		return nil
+	})
+	return places, group.Wait()
+}
+
+// await waits until the tables have reached the places, for the service's bound
+// at most, and puts the watermarks into the headers of the answer. It reports
+// whether the tables got there.
+func (f *freshness) await(ec echo.Context, places ...eventlog.Position) (fresh bool, err error) {
+	request := ec.Request().Context()
+	ctx, cancel := context.WithTimeout(request, f.bound)
+	defer cancel()
+	begin := time.Now()
+	var group errgroup.Group
+	for _, p := range places {
+		group.Go(func() error { return f.reader.Wait(ctx, p.Stream, p.Seq) })
+	}
+	behind := group.Wait()
+	f.waits.Observe(time.Since(begin).Seconds())
+	if err := request.Err(); err != nil {
+		return false, err
+	}
+	marks := make([]string, len(places))
+	for i, p := range places {
+		marks[i] = fmt.Sprintf("%s=%d", p.Stream, f.reader.Watermark(p.Stream))
+	}
+	slices.Sort(marks)
+	ec.Response().Header().Set(httpapi.HeaderWatermark, strings.Join(marks, ", "))
+	if behind != nil {
+		f.stale.Inc()
+		ec.Response().Header().Set(httpapi.HeaderStale, "true")
+	}
+	return behind == nil, nil
+}

@@ -1,0 +1,319 @@
+package query
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/filter"
+	"github.com/runledger/runledger/pkg/mlflow"
+)
+
+const (
+	// runsPerFetch is of how many runs the data is read and written at a time:
+	// each time costs a pass over the keys of their experiments.
+	runsPerFetch = 10_000
+	// maxFetchedRows bounds the metrics, parameters and tags that are held in
+	// memory at a time. Where runs have more, fewer are fetched at a time; one
+	// run is never divided.
+	maxFetchedRows = 250_000
+)
+
+// run is a row of runs.
+type run struct {
+	id           uuid.UUID
+	experimentID uint64
+	info         mlflow.RunInfo
+}
+
+const (
+	// A run is deleted also while its experiment is.
+	runLifecycle = "if(r.lifecycle = 'deleted' OR r.experiment_id IN (" +
+		"SELECT experiment_id FROM experiments FINAL WHERE lifecycle = 'deleted'), 'deleted', 'active')"
+	runFields = "r.run_id, r.experiment_id, r.name, r.user_id, toString(r.status), r.start_time, r.end_time, r.artifact_uri, " + runLifecycle
+)
+
+func scanRun(scan func(...any) error, more ...any) (run, error) {
+	var r run
+	var status string
+	err := scan(append([]any{
+		&r.id, &r.experimentID, &r.info.RunName, &r.info.UserID, &status, &r.info.StartTime, &r.info.EndTime,
+		&r.info.ArtifactURI, &r.info.LifecycleStage,
+	}, more...)...)
+	r.info.Status = mlflow.RunStatus(status)
+	r.info.RunID = formatRunID(r.id)
+	r.info.RunUUID = r.info.RunID
+	r.info.ExperimentID = formatExperimentID(r.experimentID)
+	return r, err
+}
+
+func (s *Service) getRun(ec echo.Context) error {
+	req, err := mlflow.Decode[mlflow.GetRun](ec.Request())
+	if err != nil {
+		return err
+	}
+	ctx := ec.Request().Context()
+	id, ok := parseRunID(req.RunID)
+	if !ok {
+		return mlflow.RunNotFound(req.RunID)
+	}
+	at, experimentID, err := s.fresh.ofRun(ctx, req.RunID, events.KindAny)
+	if err != nil {
+		return err
+	}
+	experiments := parseExperimentIDs([]string{experimentID})
+	if at.Seq == 0 || len(experiments) == 0 {
+		return mlflow.RunNotFound(req.RunID)
+	}
+	experimentAt, err := s.fresh.ofExperiment(ctx, experiments[0])
+	if err != nil {
+		return err
+	}
+	fresh, err := s.fresh.await(ec, at, experimentAt)
+	if err != nil {
+		return err
+	}
+	leave, err := s.db.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+
+	var st statement
+	st.write("SELECT ", runFields, " FROM runs AS r FINAL WHERE r.experiment_id = ", st.bind("UInt64", experiments[0]),
+		" AND r.run_id = ", st.bind("UUID", id.String()))
+	var found []run
+	err = s.db.each(ctx, &st, func(scan func(...any) error) error {
+		r, err := scanRun(scan)
+		found = append(found, r)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if len(found) == 0 {
+		return missing(fresh, mlflow.RunNotFound(req.RunID))
+	}
+	data, _, err := s.fetch(ctx, found)
+	if err != nil {
+		return err
+	}
+	return mlflow.WriteJSON(ec.Response(), mlflow.RunResponse{Run: mlflow.Run{Info: found[0].info, Data: data[0]}})
+}
+
+// missing returns the answer for what the log has and the tables have not: not
+// there, if they are up to date, else ask again.
+func missing(fresh bool, notFound error) error {
+	if fresh {
+		return notFound
+	}
+	return unavailable(notFound)
+}
+
+func (s *Service) searchRuns(ec echo.Context) error {
+	req, err := mlflow.Decode[mlflow.SearchRuns](ec.Request())
+	if err != nil {
+		return err
+	}
+	if err := mlflow.ValidateSearchMaxResults(req.MaxResults); err != nil {
+		return err
+	}
+	search, err := newRunSearch(req)
+	if err != nil {
+		return err
+	}
+	out := newAnswer(ec, "runs")
+	if len(search.experiments) == 0 {
+		return out.end("")
+	}
+	ctx := ec.Request().Context()
+	places, err := s.fresh.ofRuns(ctx, search.experiments)
+	if err != nil {
+		return err
+	}
+	if _, err := s.fresh.await(ec, places...); err != nil {
+		return err
+	}
+	leave, err := s.db.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+
+	page, next, err := s.findRuns(ctx, search)
+	if err != nil {
+		return err
+	}
+	for size := runsPerFetch; len(page) > 0; {
+		size = min(size, len(page))
+		data, tooMany, err := s.fetch(ctx, page[:size])
+		if err != nil {
+			return err
+		}
+		if tooMany {
+			size /= 2
+			continue
+		}
+		for i, d := range data {
+			if err := out.item(mlflow.Run{Info: page[i].info, Data: d}); err != nil {
+				return err
+			}
+		}
+		page = page[len(data):]
+	}
+	return out.end(next)
+}
+
+// runSearch is a checked request of runs/search.
+type runSearch struct {
+	experiments []uint64
+	filter      filter.Expr
+	orders      []filter.Order
+	view        mlflow.ViewType
+	limit       int
+	token       string
+	digest      string
+}
+
+func newRunSearch(req *mlflow.SearchRuns) (runSearch, error) {
+	expr, err := filter.ParseRuns(req.Filter)
+	if err != nil {
+		return runSearch{}, filterError(err)
+	}
+	orders, err := filter.ParseRunOrder(req.OrderBy)
+	if err != nil {
+		return runSearch{}, filterError(err)
+	}
+	search := runSearch{
+		experiments: parseExperimentIDs(req.ExperimentIDs), filter: expr, orders: orders,
+		view: req.RunViewType, limit: int(req.MaxResults), token: req.PageToken,
+	}
+	search.digest = digest("runs", search.experiments, req.Filter, req.OrderBy, req.RunViewType)
+	// A token that does not fit is refused also where nothing can be found.
+	_, keys := new(statement).runOrder(orders, "")
+	_, err = decodeToken(req.PageToken, search.digest, keys)
+	return search, err
+}
+
+// compile returns the statement of a search, which finds one run more than a
+// page has, and the sort keys that it returns after each run.
+func (search runSearch) compile() (*statement, []sortKey, error) {
+	st := new(statement)
+	experiments := st.bind("Array(UInt64)", search.experiments)
+	joins, keys := st.runOrder(search.orders, experiments)
+	after, err := decodeToken(search.token, search.digest, keys)
+	if err != nil {
+		return nil, nil, err
+	}
+	st.write("SELECT ", runFields)
+	for _, k := range keys {
+		st.write(", ", k.expr)
+	}
+	st.write(" FROM runs AS r FINAL", joins, " WHERE r.experiment_id IN ", experiments, " AND ", lifecycle(runLifecycle, search.view))
+	for _, condition := range st.runFilter(search.filter, experiments) {
+		st.write(" AND ", condition)
+	}
+	if after != nil {
+		st.write(" AND ", st.after(keys, after))
+	}
+	st.write(" ORDER BY ", orderBy(keys), " LIMIT ", st.bind("UInt64", search.limit+1))
+	return st, keys, nil
+}
+
+// findRuns returns a page of runs, and the token of the next one, "" when there
+// is none.
+func (s *Service) findRuns(ctx context.Context, search runSearch) (page []run, next string, err error) {
+	st, keys, err := search.compile()
+	if err != nil {
+		return nil, "", err
+	}
+	dest, row := scanRow(keys)
+	var last []any
+	more := false
+	err = s.db.each(ctx, st, func(scan func(...any) error) error {
+		r, err := scanRun(scan, dest...)
+		if err != nil {
+			return err
+		}
+		if len(page) == search.limit {
+			more = true
+			return nil
+		}
+		if page = append(page, r); len(page) == search.limit {
+			last = row()
+		}
+		return nil
+	})
+	if err == nil && more {
+		next, err = encodeToken(search.digest, keys, last)
+	}
+	return page, next, err
+}
+
+// fetch returns what was logged to the runs, or that it is more than
+// maxFetchedRows, which one run alone may have.
+func (s *Service) fetch(ctx context.Context, runs []run) (data []mlflow.RunData, tooMany bool, err error) {
+	limit := maxFetchedRows
+	if len(runs) == 1 {
+		limit = 0
+	}
+	data = make([]mlflow.RunData, len(runs))
+	index := make(map[uuid.UUID]int, len(runs))
+	ids := make([]string, len(runs))
+	experiments := make([]uint64, len(runs))
+	for i, r := range runs {
+		index[r.id], ids[i], experiments[i] = i, r.id.String(), r.experimentID
+	}
+	slices.Sort(experiments)
+	experiments = slices.Compact(experiments)
+	from := func(fields, table string) *statement {
+		st := new(statement)
+		st.write("SELECT run_id, ", fields, " FROM ", table, " FINAL WHERE experiment_id IN ", st.bind("Array(UInt64)", experiments),
+			" AND run_id IN ", st.bind("Array(UUID)", ids))
+		return st
+	}
+	// The two statements fill different fields of data.
+	var tooManyMetrics, tooManyAttributes bool
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		tooManyMetrics, err = s.db.some(ctx, from("key, value, timestamp, step", "latest_metrics"), limit, func(scan func(...any) error) error {
+			var id uuid.UUID
+			var m mlflow.Metric
+			err := scan(&id, &m.Key, &m.Value, &m.Timestamp, &m.Step)
+			d := &data[index[id]]
+			d.Metrics = append(d.Metrics, m)
+			return err
+		})
+		return err
+	})
+	group.Go(func() (err error) {
+		tooManyAttributes, err = s.db.some(ctx, from("kind = 'tag', key, value", "run_attributes"), limit, func(scan func(...any) error) error {
+			var id uuid.UUID
+			var tag bool
+			var key, value string
+			err := scan(&id, &tag, &key, &value)
+			d := &data[index[id]]
+			if tag {
+				d.Tags = append(d.Tags, mlflow.Tag{Key: key, Value: value})
+			} else {
+				d.Params = append(d.Params, mlflow.Param{Key: key, Value: value})
+			}
+			return err
+		})
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return nil, false, err
+	}
+	for _, d := range data {
+		slices.SortFunc(d.Metrics, func(a, b mlflow.Metric) int { return strings.Compare(a.Key, b.Key) })
+		slices.SortFunc(d.Params, func(a, b mlflow.Param) int { return strings.Compare(a.Key, b.Key) })
+		slices.SortFunc(d.Tags, func(a, b mlflow.Tag) int { return strings.Compare(a.Key, b.Key) })
+	}
+	return data, tooManyMetrics || tooManyAttributes, nil
+}

@@ -1,0 +1,74 @@
+package registry
+
+import (
+	"net/url"
+	"strconv"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/mlflow"
+	"github.com/runledger/runledger/services/registry/ledger"
+)
+
+const (
+	defaultHistory = 100
+	maxHistory     = 1000
+)
+
+// historyCursor is the token of a page of history.
+type historyCursor struct {
+	Index uint64 `json:"index"` // of the first entry
+}
+
+type historyResponse struct {
+	Entries       []ledger.HistoryEntry `json:"entries"`
+	NextPageToken string                `json:"next_page_token"`
+}
+
+// history answers with the ledger's entries about a model, oldest first.
+func (s *Service) history(c echo.Context) error {
+	name, err := url.PathUnescape(c.Param("name"))
+	if err != nil {
+		return apierr.Errorf(apierr.InvalidParameterValue, "Invalid model name in the path: %s", err)
+	}
+	limit := defaultHistory
+	if text := c.QueryParam("max_results"); text != "" {
+		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > maxHistory {
+			return apierr.Errorf(apierr.InvalidParameterValue,
+				"Invalid value %q for parameter 'max_results' supplied. It must be an integer from 1 to %d.", text, maxHistory)
+		}
+	}
+	from, err := mlflow.DecodePageToken[historyCursor](c.QueryParam("page_token"))
+	if err != nil {
+		return err
+	}
+	s.read(c)
+	entries, next, more, known, err := s.ledger.History(name, from.Index, limit)
+	if err != nil {
+		return err
+	}
+	if !known {
+		return mlflow.ModelNotFound(name)
+	}
+	out := historyResponse{Entries: entries}
+	if out.Entries == nil {
+		out.Entries = []ledger.HistoryEntry{}
+	}
+	if more {
+		if out.NextPageToken, err = mlflow.EncodePageToken(historyCursor{Index: next}); err != nil {
+			return err
+		}
+	}
+	return mlflow.WriteJSON(c.Response(), out)
+}
+
+// tree answers with the head of the ledger's tree.
+func (s *Service) tree(c echo.Context) error {
+	s.read(c)
+	head, err := s.ledger.Head()
+	if err != nil {
+		return err
+	}
+	return mlflow.WriteJSON(c.Response(), head)
+}

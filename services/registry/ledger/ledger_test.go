@@ -1,0 +1,427 @@
+package ledger_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"github.com/runledger/runledger/pkg/eventlog"
+	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/services/registry/catalog"
+	"github.com/runledger/runledger/services/registry/internal/ledgertest"
+	"github.com/runledger/runledger/services/registry/ledger"
+)
+
+// randomEvents returns n events that fit each other.
+func randomEvents(t testing.TB, seed uint64, n int) []eventlog.Record {
+	t.Helper()
+	r := rand.New(rand.NewPCG(seed, 1))
+	st := catalog.Empty()
+	var recs []eventlog.Record
+	at := time.Date(2026, 3, 3, 14, 0, 0, 0, time.UTC)
+	for len(recs) < n {
+		e := randomEvent(r, st)
+		at = at.Add(time.Duration(r.IntN(5_000_000)) * time.Microsecond)
+		seq := uint64(len(recs) + 1)
+		next, _, err := st.Apply(seq, at, e)
+		if errors.Is(err, catalog.ErrMisfit) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		st = next
+		recs = append(recs, eventlog.Record{
+			Stream: events.StreamRegistry, Seq: seq, Event: e,
+			Attributes: events.Attributes{
+				ID: fmt.Sprintf("event-%d-%d", seed, seq), Source: "/test", Time: at, Actor: "ada\xff", Reason: "because é \b<&>\u2028",
+				RequestID: "r", IdempotencyKey: []string{"", fmt.Sprint(seq)}[r.IntN(2)],
+			},
+		})
+		recs[len(recs)-1].Actor = "ada"
+	}
+	return recs
+}
+
+func randomEvent(r *rand.Rand, st *catalog.State) *events.Event {
+	name := fmt.Sprintf("model %d", r.IntN(4))
+	version := uint64(1 + r.IntN(5))
+	text := []string{"", "a", "é\u2028\"\\\n\x01", "b"}[r.IntN(4)]
+	key := []string{"k", "l", "m/n"}[r.IntN(3)]
+	stages := []string{"None", "Staging", "Production", "Archived"}
+	m, _ := st.Model(name)
+	switch r.IntN(14) {
+	case 0, 1:
+		return &events.Event{Data: &events.Event_RegisteredModelCreated{RegisteredModelCreated: &events.RegisteredModelCreated{
+			Name: name, Description: text, Tags: []*events.Tag{{Key: key, Value: text}},
+		}}}
+	case 2:
+		return &events.Event{Data: &events.Event_RegisteredModelUpdated{RegisteredModelUpdated: &events.RegisteredModelUpdated{Name: name, Description: text}}}
+	case 3:
+		return &events.Event{Data: &events.Event_RegisteredModelRenamed{RegisteredModelRenamed: &events.RegisteredModelRenamed{Name: name, NewName: fmt.Sprintf("model %d", r.IntN(4))}}}
+	case 4:
+		if r.IntN(4) > 0 {
+			break
+		}
+		return &events.Event{Data: &events.Event_RegisteredModelDeleted{RegisteredModelDeleted: &events.RegisteredModelDeleted{Name: name}}}
+	case 5:
+		return &events.Event{Data: &events.Event_RegisteredModelTagSet{RegisteredModelTagSet: &events.RegisteredModelTagSet{Name: name, Tag: &events.Tag{Key: key, Value: text}}}}
+	case 6:
+		return &events.Event{Data: &events.Event_RegisteredModelTagDeleted{RegisteredModelTagDeleted: &events.RegisteredModelTagDeleted{Name: name, Key: key}}}
+	case 7:
+		if m == nil {
+			break
+		}
+		e := &events.ModelVersionStageSet{Name: name, Version: version, ToStage: stages[r.IntN(4)]}
+		if v, ok := m.Version(version); ok {
+			e.FromStage = v.Stage
+		}
+		for v := range m.Versions() {
+			if v.Stage == e.ToStage && v.Number != version {
+				e.ArchivedVersions = append(e.ArchivedVersions, v.Number)
+			}
+		}
+		return &events.Event{Data: &events.Event_ModelVersionStageSet{ModelVersionStageSet: e}}
+	case 8:
+		return &events.Event{Data: &events.Event_ModelVersionDeleted{ModelVersionDeleted: &events.ModelVersionDeleted{Name: name, Version: version}}}
+	case 9:
+		return &events.Event{Data: &events.Event_ModelVersionTagSet{ModelVersionTagSet: &events.ModelVersionTagSet{Name: name, Version: version, Tag: &events.Tag{Key: key, Value: text}}}}
+	case 10:
+		return &events.Event{Data: &events.Event_ModelVersionTagDeleted{ModelVersionTagDeleted: &events.ModelVersionTagDeleted{Name: name, Version: version, Key: key}}}
+	case 11:
+		if m == nil {
+			break
+		}
+		return &events.Event{Data: &events.Event_AliasSet{AliasSet: &events.AliasSet{Name: name, Alias: key, Version: version, PreviousVersion: m.Aliases[key]}}}
+	case 12:
+		if m == nil || m.Aliases[key] == 0 {
+			break
+		}
+		return &events.Event{Data: &events.Event_AliasDeleted{AliasDeleted: &events.AliasDeleted{Name: name, Alias: key, PreviousVersion: m.Aliases[key]}}}
+	}
+	if m == nil {
+		return &events.Event{Data: &events.Event_RegisteredModelCreated{RegisteredModelCreated: &events.RegisteredModelCreated{Name: name}}}
+	}
+	return &events.Event{Data: &events.Event_ModelVersionCreated{ModelVersionCreated: &events.ModelVersionCreated{
+		Name: name, Version: m.Next, Source: "s3://b/" + text, RunId: "r", Description: text, Tags: []*events.Tag{{Key: key, Value: text}},
+	}}}
+}
+
+func open(t testing.TB, fs vfs.FS, dir string) *ledger.Ledger {
+	t.Helper()
+	l, err := ledger.Open(dir, ledger.Options{FS: fs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func closeLedger(t testing.TB, l *ledger.Ledger) {
+	t.Helper()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLedgerIsAFunctionOfTheEvents(t *testing.T) {
+	for seed := range uint64(6) {
+		recs := randomEvents(t, seed, 150)
+		oneByOne, together := t.TempDir(), t.TempDir()
+		l := open(t, nil, oneByOne)
+		for i, rec := range recs {
+			// Every event comes twice, and some much later.
+			if err := l.Apply(rec, rec, recs[i/2]); err != nil {
+				t.Fatal(err)
+			}
+			if i == len(recs)/2 {
+				closeLedger(t, l)
+				l = open(t, nil, oneByOne)
+			}
+		}
+		ledgertest.Verify(t, l, recs)
+		closeLedger(t, l)
+		m := open(t, nil, together)
+		if err := m.Apply(recs...); err != nil {
+			t.Fatal(err)
+		}
+		ledgertest.Verify(t, m, recs)
+		closeLedger(t, m)
+		if a, b := ledgertest.Dump(t, vfs.Default, oneByOne), ledgertest.Dump(t, vfs.Default, together); !maps.Equal(a, b) {
+			t.Fatalf("seed %d: two ledgers of the same events differ", seed)
+		}
+		m = open(t, nil, together)
+		ledgertest.Verify(t, m, recs)
+		closeLedger(t, m)
+	}
+}
+
+// The canonical encoding is what trees were built from: it must not change.
+func TestCanonicalEncoding(t *testing.T) {
+	l := open(t, vfs.NewMem(), "l")
+	defer closeLedger(t, l)
+	rec := randomEvents(t, 0, 1)[0]
+	rec.Event = &events.Event{Data: &events.Event_RegisteredModelCreated{RegisteredModelCreated: &events.RegisteredModelCreated{
+		Name: "m", Description: "é\b<", Tags: []*events.Tag{{Key: "b", Value: ""}, {Key: "a", Value: "1"}},
+	}}}
+	rec.IdempotencyKey, rec.Actor, rec.Reason = "", "ada\xff", ""
+	rec.Time = time.Date(2026, 3, 3, 14, 0, 0, 120_000, time.FixedZone("", 3600))
+	if err := l.Apply(rec); err != nil {
+		t.Fatal(err)
+	}
+	got, err := l.Canonical(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"action":"registered_model_created","actor":"ada` + "\uFFFD" + `","after":{"creation_timestamp":1772542800000,` +
+		`"description":"é\b<","id":1,"last_updated_timestamp":1772542800000,"name":"m","next_version":1,"tags":{"a":"1","b":""}},` +
+		`"before":null,"event_id":"event-0-1","format":1,"idempotency_key":"","index":0,"model":"m","reason":"","request_id":"r",` +
+		`"seq":1,"source":"/test","time":"2026-03-03T13:00:00.00012Z","version":""}`
+	if string(got) != want {
+		t.Fatalf("\n got %s\nwant %s", got, want)
+	}
+	head, err := l.Head()
+	if err != nil || head.RootHash != ledger.LeafHash([]byte(want)) {
+		t.Fatalf("head %v, %v", head, err)
+	}
+}
+
+func TestApplyRefusesWhatDoesNotFit(t *testing.T) {
+	l := open(t, vfs.NewMem(), "l")
+	defer closeLedger(t, l)
+	recs := randomEvents(t, 3, 20)
+	if err := l.Apply(recs[:5]...); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Apply(recs[6]); !errors.Is(err, ledger.ErrGap) {
+		t.Fatalf("an event after a gap: %v", err)
+	}
+	misfit := recs[5]
+	misfit.Event = &events.Event{Data: &events.Event_RegisteredModelDeleted{RegisteredModelDeleted: &events.RegisteredModelDeleted{Name: "nobody"}}}
+	if err := l.Apply(misfit); !errors.Is(err, catalog.ErrMisfit) {
+		t.Fatalf("an event about no model: %v", err)
+	}
+	foreign := recs[5]
+	foreign.Event = &events.Event{Data: &events.Event_RunDeleted{RunDeleted: &events.RunDeleted{}}}
+	if err := l.Apply(foreign); !errors.Is(err, catalog.ErrMisfit) {
+		t.Fatalf("an event of a run: %v", err)
+	}
+	if err := l.Apply(recs...); err != nil {
+		t.Fatal(err)
+	}
+	ledgertest.Verify(t, l, recs)
+}
+
+// After a loss of power the ledger has a prefix of the events, no shorter than
+// what Apply had returned for, and goes on from there to the same ledger.
+func TestPowerLoss(t *testing.T) {
+	const n, clones = 120, 300
+	recs := randomEvents(t, 7, n)
+	reference := vfs.NewMem()
+	l := open(t, reference, "l")
+	if err := l.Apply(recs...); err != nil {
+		t.Fatal(err)
+	}
+	closeLedger(t, l)
+	want := ledgertest.Dump(t, reference, "l")
+
+	type crash struct {
+		fs     *vfs.MemFS
+		synced uint64
+	}
+	fs := vfs.NewCrashableMem()
+	l = open(t, fs, "l")
+	crashes := make(chan crash, clones)
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		// Clones at any moment, while events are applied and also between.
+		defer close(done)
+		r := rand.New(rand.NewPCG(1, 1))
+		for range clones {
+			c := crash{synced: l.LastSeq()}
+			c.fs = fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r})
+			crashes <- c
+			select {
+			case <-stop:
+			case <-time.After(time.Duration(r.IntN(300)) * time.Microsecond):
+			}
+		}
+	}()
+	r := rand.New(rand.NewPCG(2, 2))
+	for i := 0; i < n; {
+		k := min(1+r.IntN(4), n-i)
+		if err := l.Apply(recs[i : i+k]...); err != nil {
+			t.Fatal(err)
+		}
+		i += k
+		time.Sleep(time.Duration(r.IntN(400)) * time.Microsecond)
+	}
+	close(stop)
+	<-done
+	closeLedger(t, l)
+	close(crashes)
+	states := make(map[uint64]bool)
+	for c := range crashes {
+		l := open(t, c.fs, "l")
+		at := l.LastSeq()
+		states[at] = true
+		if at < c.synced {
+			t.Fatalf("the ledger is at event %d, %d was on disk", at, c.synced)
+		}
+		ledgertest.Verify(t, l, recs[:at])
+		if err := l.Apply(recs[at:]...); err != nil {
+			t.Fatal(err)
+		}
+		closeLedger(t, l)
+		if !maps.Equal(ledgertest.Dump(t, c.fs, "l"), want) {
+			t.Fatalf("the ledger that went on from event %d is another one", at)
+		}
+	}
+	if len(states) < 10 {
+		t.Fatalf("the clones are of %d different positions only", len(states))
+	}
+	t.Logf("%d clones at %d positions", clones, len(states))
+}
+
+func TestHistoryFollowsTheModel(t *testing.T) {
+	l := open(t, vfs.NewMem(), "l")
+	defer closeLedger(t, l)
+	create := func(name string) *events.Event {
+		return &events.Event{Data: &events.Event_RegisteredModelCreated{RegisteredModelCreated: &events.RegisteredModelCreated{Name: name}}}
+	}
+	rename := func(name, to string) *events.Event {
+		return &events.Event{Data: &events.Event_RegisteredModelRenamed{RegisteredModelRenamed: &events.RegisteredModelRenamed{Name: name, NewName: to}}}
+	}
+	remove := func(name string) *events.Event {
+		return &events.Event{Data: &events.Event_RegisteredModelDeleted{RegisteredModelDeleted: &events.RegisteredModelDeleted{Name: name}}}
+	}
+	for i, e := range []*events.Event{
+		create("a"),      // 0
+		create("b"),      // 1
+		remove("b"),      // 2
+		rename("a", "b"), // 3
+		create("a"),      // 4
+		create("b\x00c"), // 5
+		rename("b", "c"), // 6
+		rename("c", "b"), // 7
+		remove("a"),      // 8
+	} {
+		err := l.Apply(eventlog.Record{Seq: uint64(i + 1), Attributes: events.Attributes{ID: fmt.Sprint(i)}, Event: e})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string][]uint64{
+		"a": {0, 3, 4, 8}, // the first a, until it was renamed, and the second
+		"b": {0, 1, 2, 3, 6, 7},
+		"c": {0, 3, 6, 7},
+	} {
+		for limit := 1; limit < 8; limit++ {
+			var got []uint64
+			for from, more := uint64(0), true; more; {
+				var entries []ledger.HistoryEntry
+				var known bool
+				var err error
+				entries, from, more, known, err = l.History(name, from, limit)
+				if err != nil || !known || len(entries) > limit {
+					t.Fatalf("history of %s: %d entries, known %v, %v", name, len(entries), known, err)
+				}
+				for _, e := range entries {
+					got = append(got, e.Index)
+				}
+			}
+			if fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Fatalf("history of %s, %d at a time: %v, want %v", name, limit, got, want)
+			}
+		}
+	}
+	if _, _, _, known, err := l.History("nobody", 0, 10); known || err != nil {
+		t.Fatalf("history of nobody: known %v, %v", known, err)
+	}
+}
+
+func BenchmarkApply(b *testing.B) {
+	recs := randomEvents(b, 1, 5000)
+	b.Run("rebuild", func(b *testing.B) {
+		for b.Loop() {
+			l := open(b, nil, b.TempDir())
+			for i := 0; i < len(recs); i += 256 {
+				if err := l.Apply(recs[i:min(i+256, len(recs))]...); err != nil {
+					b.Fatal(err)
+				}
+			}
+			closeLedger(b, l)
+		}
+		b.ReportMetric(float64(b.N*len(recs))/b.Elapsed().Seconds(), "entries/s")
+	})
+	b.Run("one by one", func(b *testing.B) {
+		l := open(b, nil, b.TempDir())
+		i := 0
+		for b.Loop() {
+			if i == len(recs) {
+				b.StopTimer()
+				closeLedger(b, l)
+				l, i = open(b, nil, b.TempDir()), 0
+				b.StartTimer()
+			}
+			if err := l.Apply(recs[i]); err != nil {
+				b.Fatal(err)
+			}
+			i++
+		}
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "entries/s")
+		closeLedger(b, l)
+	})
+}
+
+// A disk that refuses writes ends the ledger with an error, not the process,
+// and what was applied before is there when it is opened again.
+func TestDiskFailure(t *testing.T) {
+	recs := randomEvents(t, 5, 40)
+	mem := vfs.NewCrashableMem()
+	var full atomic.Bool
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if full.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+			return syscall.ENOSPC
+		}
+		return nil
+	}))
+	l := open(t, fs, "l")
+	if err := l.Apply(recs[:20]...); err != nil {
+		t.Fatal(err)
+	}
+	full.Store(true)
+	if err := l.Apply(recs[20:]...); !errors.Is(err, ledger.ErrFailed) {
+		t.Fatalf("apply on a full disk: %v", err)
+	}
+	if err := l.Health(); !errors.Is(err, ledger.ErrFailed) {
+		t.Fatalf("health on a full disk: %v", err)
+	}
+	if err := l.Apply(recs[20:]...); !errors.Is(err, ledger.ErrFailed) {
+		t.Fatalf("apply after the failure: %v", err)
+	}
+	if l.LastSeq() != 20 {
+		t.Fatalf("the ledger says it is at event %d", l.LastSeq())
+	}
+	crashed := mem.CrashClone(vfs.CrashCloneCfg{})
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, crashed, "l")
+	defer closeLedger(t, l)
+	at := l.LastSeq()
+	if at < 20 {
+		t.Fatalf("the ledger was at event 20, and is at %d", at)
+	}
+	if err := l.Apply(recs...); err != nil {
+		t.Fatal(err)
+	}
+	ledgertest.Verify(t, l, recs)
+}

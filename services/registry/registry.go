@@ -1,0 +1,225 @@
+// Package registry is the model registry: MLflow's registered models, versions,
+// stages and aliases, whose every change is an event in the REGISTRY stream and
+// an entry of a tamper-evident ledger.
+//
+// A command is decided on the state at some sequence of the stream and published
+// on the condition that the stream is still there, so that any number of
+// registry processes is correct without a lock. What a process answers from is
+// its own ledger, which follows the stream.
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/runledger/runledger/pkg/eventlog"
+	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/httpapi"
+	"github.com/runledger/runledger/services/registry/catalog"
+	"github.com/runledger/runledger/services/registry/ledger"
+)
+
+// ErrDiverged means that the ledger was built from another stream than the
+// log's, or from more of it than the log has now: the log was lost or restored
+// from an older copy. Deleting the ledger accepts the log as it is.
+var ErrDiverged = errors.New("registry ledger and event log differ")
+
+const (
+	source       = "/runledger/registry"
+	commandQueue = 1024
+	// waitLimit bounds how long an answer waits for the ledger to follow the log.
+	waitLimit = 5 * time.Second
+	// readyLimit bounds how far the ledger of a ready registry is behind.
+	readyLimit = 2 * time.Second
+)
+
+// Config configures New.
+type Config struct {
+	Log        *eventlog.Log
+	Dir        string // of the ledger
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+}
+
+// Service is the model registry. Close ends it.
+type Service struct {
+	log     *eventlog.Log
+	ledger  *ledger.Ledger
+	logger  *slog.Logger
+	metrics *metrics
+	lane    *eventlog.Lane
+	decider decider
+
+	target   uint64 // the log's last sequence at the start
+	stop     context.CancelFunc
+	followed sync.WaitGroup
+	fault    atomic.Pointer[error] // what last kept the ledger from following
+	alive    context.Context       // ends when it will never follow again
+	die      context.CancelFunc
+}
+
+// New opens the ledger, checks it against the log, and follows the log from
+// there. It returns ErrDiverged, with both figures, for a ledger that is not the
+// log's.
+func New(ctx context.Context, c Config) (*Service, error) {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	l, err := ledger.Open(c.Dir, ledger.Options{Logger: c.Logger})
+	if err != nil {
+		return nil, err
+	}
+	target, err := check(ctx, c.Log, l)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("registry ledger in %s: %w", c.Dir, err), l.Close())
+	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s := &Service{
+		log: c.Log, ledger: l, logger: c.Logger, metrics: newMetrics(c.Registerer, l),
+		target: target, stop: stop,
+	}
+	s.alive, s.die = context.WithCancel(ctx)
+	s.decider = decider{Service: s}
+	s.lane = c.Log.NewLane(eventlog.LaneConfig{Stream: events.StreamRegistry, Queue: commandQueue, Reset: s.decider.reset})
+	s.followed.Go(func() { s.follow(ctx) })
+	return s, nil
+}
+
+// check compares the ledger with the log, and returns the log's last sequence.
+func check(ctx context.Context, log *eventlog.Log, l *ledger.Ledger) (uint64, error) {
+	last, err := log.LastSeq(ctx, events.StreamRegistry)
+	if err != nil {
+		return 0, err
+	}
+	at := l.LastSeq()
+	if at == 0 {
+		return last, nil
+	}
+	if last < at {
+		return 0, fmt.Errorf("the log ends at event %d, the ledger at %d: %w", last, at, ErrDiverged)
+	}
+	incarnation, err := log.Incarnation(ctx, events.StreamRegistry)
+	if err != nil {
+		return 0, err
+	}
+	if incarnation != l.Incarnation() {
+		return 0, fmt.Errorf("the log begins with event %s, the ledger with %s: %w", incarnation, l.Incarnation(), ErrDiverged)
+	}
+	entry, err := l.Entry(l.Size() - 1)
+	if err != nil {
+		return 0, err
+	}
+	for rec, err := range log.Read(ctx, events.StreamRegistry, "", at, at) {
+		if err != nil {
+			return 0, err
+		}
+		if rec.ID != entry.EventID {
+			return 0, fmt.Errorf("event %d is %s in the log, %s in the ledger: %w", at, rec.ID, entry.EventID, ErrDiverged)
+		}
+	}
+	return last, nil
+}
+
+// Close commits the commands that wait, stops following the log and closes the
+// ledger. Requests must have ended before.
+func (s *Service) Close() error {
+	s.lane.Close()
+	s.stop()
+	s.followed.Wait()
+	return s.ledger.Close()
+}
+
+// Ready returns nil when the registry answers from the present state and takes
+// commands.
+func (s *Service) Ready(ctx context.Context) error {
+	if err := s.usable(); err != nil {
+		return err
+	}
+	last, err := s.log.LastSeq(ctx, events.StreamRegistry)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyLimit)
+	defer cancel()
+	if err := s.wait(ctx, last); err != nil {
+		if fault := s.fault.Load(); fault != nil {
+			err = errors.Join(err, *fault)
+		}
+		return err
+	}
+	return nil
+}
+
+// Register adds the registry's routes.
+func (s *Service) Register(e *echo.Echo) {
+	for _, r := range []struct {
+		method, path string
+		handler      echo.HandlerFunc
+	}{
+		{http.MethodPost, "/registered-models/create", s.createModel},
+		{http.MethodGet, "/registered-models/get", s.getModel},
+		{http.MethodGet, "/registered-models/search", s.searchModels},
+		{http.MethodPatch, "/registered-models/update", s.updateModel},
+		{http.MethodPost, "/registered-models/rename", s.renameModel},
+		{http.MethodDelete, "/registered-models/delete", s.deleteModel},
+		{http.MethodGet, "/registered-models/get-latest-versions", s.latestVersions},
+		{http.MethodPost, "/registered-models/get-latest-versions", s.latestVersions},
+		{http.MethodPost, "/registered-models/set-tag", s.setModelTag},
+		{http.MethodDelete, "/registered-models/delete-tag", s.deleteModelTag},
+		{http.MethodPost, "/registered-models/alias", s.setAlias},
+		{http.MethodDelete, "/registered-models/alias", s.deleteAlias},
+		{http.MethodGet, "/registered-models/alias", s.getByAlias},
+		{http.MethodPost, "/model-versions/create", s.createVersion},
+		{http.MethodGet, "/model-versions/get", s.getVersion},
+		{http.MethodGet, "/model-versions/search", s.searchVersions},
+		{http.MethodPatch, "/model-versions/update", s.updateVersion},
+		{http.MethodPost, "/model-versions/transition-stage", s.transitionStage},
+		{http.MethodDelete, "/model-versions/delete", s.deleteVersion},
+		{http.MethodGet, "/model-versions/get-download-uri", s.downloadURI},
+		{http.MethodPost, "/model-versions/set-tag", s.setVersionTag},
+		{http.MethodDelete, "/model-versions/delete-tag", s.deleteVersionTag},
+	} {
+		httpapi.MLflow(e, r.method, r.path, r.handler)
+	}
+	e.GET("/api/v1/models/:name/history", s.history)
+	e.GET("/api/v1/registry/tree", s.tree)
+}
+
+// read returns the state that an answer is made from: the log's present one, or
+// after waitLimit the one that there is, which the answer then says of itself.
+func (s *Service) read(c echo.Context) *catalog.State {
+	ctx, cancel := context.WithTimeout(c.Request().Context(), waitLimit)
+	defer cancel()
+	last, err := s.log.LastSeq(ctx, events.StreamRegistry)
+	if err == nil {
+		err = s.wait(ctx, last)
+	}
+	state := s.ledger.State()
+	h := c.Response().Header()
+	h.Set(httpapi.HeaderWatermark, fmt.Sprintf("%s=%d", events.StreamRegistry, state.Seq()))
+	if err != nil {
+		s.logger.Warn("registry: stale answer", slog.Any("error", err))
+		h.Set(httpapi.HeaderStale, "true")
+	}
+	return state
+}
+
+// wait returns nil once the ledger has the event, or why it has not.
+func (s *Service) wait(ctx context.Context, seq uint64) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.alive, cancel)()
+	if err := s.ledger.Wait(ctx, seq); err != nil {
+		return errors.Join(err, s.usable())
+	}
+	return nil
+}

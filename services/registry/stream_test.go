@@ -1,0 +1,314 @@
+package registry_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"pgregory.net/rapid"
+
+	"github.com/runledger/runledger/pkg/eventlog"
+	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/natsserver"
+	"github.com/runledger/runledger/pkg/natsserver/natstest"
+	"github.com/runledger/runledger/services/registry/internal/ledgertest"
+	"github.com/runledger/runledger/services/registry/ledger"
+)
+
+func readAll(t testing.TB, log *eventlog.Log) []eventlog.Record {
+	t.Helper()
+	var recs []eventlog.Record
+	for rec, err := range log.Read(t.Context(), events.StreamRegistry, "", 1, 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		recs = append(recs, rec)
+	}
+	return recs
+}
+
+// checkLedger opens a ledger that no process has open, and compares it with the
+// stream.
+func checkLedger(t testing.TB, dir string, recs []eventlog.Record) map[string]string {
+	t.Helper()
+	l, err := ledger.Open(dir, ledger.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ledgertest.Verify(t, l, recs)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return ledgertest.Dump(t, vfs.Default, dir)
+}
+
+// request is any command; pick chooses among n.
+func request(pick func(n int) int) (method, path string, f fields) {
+	name := fmt.Sprint("model ", pick(3))
+	version := fmt.Sprint(1 + pick(4))
+	key := fmt.Sprint("k", pick(2))
+	text := fmt.Sprint("t", pick(3))
+	stage := []string{"none", "Staging", "PRODUCTION", "Archived"}[pick(4)]
+	tags := []fields{{"key": key, "value": text}}
+	switch pick(15) {
+	case 0, 1:
+		return "POST", "registered-models/create", fields{"name": name, "description": text, "tags": tags}
+	case 2:
+		return "PATCH", "registered-models/update", fields{"name": name, "description": text}
+	case 3:
+		return "POST", "registered-models/rename", fields{"name": name, "new_name": fmt.Sprint("model ", pick(3))}
+	case 4:
+		return "DELETE", "registered-models/delete", fields{"name": name}
+	case 5:
+		return "POST", "registered-models/set-tag", fields{"name": name, "key": key, "value": text}
+	case 6:
+		return "DELETE", "registered-models/delete-tag", fields{"name": name, "key": key}
+	case 7:
+		return "POST", "registered-models/alias", fields{"name": name, "alias": key, "version": version}
+	case 8:
+		return "DELETE", "registered-models/alias", fields{"name": name, "alias": key}
+	case 9:
+		return "PATCH", "model-versions/update", fields{"name": name, "version": version, "description": text}
+	case 10:
+		archive := stage != "none" && stage != "Archived" && pick(2) == 0
+		return "POST", "model-versions/transition-stage", fields{"name": name, "version": version, "stage": stage, "archive_existing_versions": archive}
+	case 11:
+		return "DELETE", "model-versions/delete", fields{"name": name, "version": version}
+	case 12:
+		return "POST", "model-versions/set-tag", fields{"name": name, "version": version, "key": key, "value": text}
+	case 13:
+		return "DELETE", "model-versions/delete-tag", fields{"name": name, "version": version, "key": key}
+	}
+	source := []string{"s3://bucket/model", "models:/" + name + "/" + version}[pick(2)]
+	return "POST", "model-versions/create", fields{"name": name, "source": source, "description": text, "tags": tags}
+}
+
+// Whatever is asked of two processes, at once and in turn, both ledgers are the
+// same, are a fold of the stream, and a rebuilt one is the same again.
+func TestTwoProcessesHaveOneLedger(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		dir, err := os.MkdirTemp(t.TempDir(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := natsserver.Start(t.Context(), natsserver.Config{DataDir: filepath.Join(dir, "nats")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		log := openLog(t, n.Conn())
+		dirs := [2]string{filepath.Join(dir, "a"), filepath.Join(dir, "b")}
+		servers := [2]*server{start(t, log, dirs[0]), start(t, log, dirs[1])}
+		pick := func(n int) int { return rapid.IntRange(0, n-1).Draw(rt, "pick") }
+		for range rapid.IntRange(1, 12).Draw(rt, "rounds") {
+			var wg sync.WaitGroup
+			for range rapid.IntRange(1, 3).Draw(rt, "at once") {
+				s := servers[pick(2)]
+				method, path, f := request(pick)
+				wg.Go(func() {
+					if a := s.send(method, path, f); a.status >= http.StatusInternalServerError || a.status == http.StatusTooManyRequests {
+						t.Errorf("%s %s %v: %d %v", method, path, f, a.status, a.body)
+					}
+				})
+			}
+			wg.Wait()
+		}
+		// Each answers from the present state.
+		for _, s := range servers {
+			s.size()
+			s.close()
+		}
+		recs := readAll(t, log)
+		a, b := checkLedger(t, dirs[0], recs), checkLedger(t, dirs[1], recs)
+		if !maps.Equal(a, b) {
+			t.Error("the ledgers of two processes differ")
+		}
+		if err := os.RemoveAll(dirs[0]); err != nil {
+			t.Fatal(err)
+		}
+		again := start(t, log, dirs[0])
+		again.size()
+		again.close()
+		if !maps.Equal(checkLedger(t, dirs[0], recs), a) {
+			t.Error("the rebuilt ledger differs")
+		}
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if t.Failed() {
+			rt.FailNow()
+		}
+	})
+}
+
+const childDir = "RUNLEDGER_TEST_REGISTRY_DIR"
+
+// TestMain runs the process that TestKill kills, when it is told to.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		os.Exit(child(dir))
+	}
+	os.Exit(m.Run())
+}
+
+// childT lets a process without a test use what tests use.
+type childT struct{ testing.TB }
+
+func (childT) Helper()                   {}
+func (childT) Context() context.Context  { return context.Background() }
+func (childT) Fatal(args ...any)         { panic(fmt.Sprint(args...)) }
+func (childT) Fatalf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
+func (childT) Error(args ...any)         { panic(fmt.Sprint(args...)) }
+
+// child runs a server with everything in it, and commands at it, and prints the
+// reason of each that was acknowledged, until it is killed.
+func child(dir string) int {
+	t := childT{}
+	n, err := natsserver.Start(t.Context(), natsserver.Config{DataDir: filepath.Join(dir, "nats")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, openLog(t, n.Conn()), filepath.Join(dir, "ledger"))
+	var number atomic.Int64
+	fmt.Println("ready")
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				method, path, f := request(rand.IntN)
+				if strings.HasSuffix(path, "registered-models/delete") && rand.IntN(4) > 0 {
+					continue
+				}
+				reason := fmt.Sprintf("%d-%d", os.Getpid(), number.Add(1))
+				a := s.send(method, path, f, "Runledger-Reason", reason)
+				if a.status >= http.StatusInternalServerError {
+					t.Fatalf("%s %s %v: %d %v", method, path, f, a.status, a.body)
+				}
+				if seq := a.header.Get("Runledger-Seq"); a.status == http.StatusOK && seq != "" {
+					fmt.Printf("%s %s\n", reason, seq)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return 0
+}
+
+// Killed at any moment, the registry loses no acknowledged command and has none
+// twice.
+func TestKill(t *testing.T) {
+	const kills = 36
+	dir := t.TempDir()
+	acknowledged := make(map[string]string)
+	for i := range kills {
+		cmd := exec.CommandContext(t.Context(), os.Args[0])
+		cmd.Env = append(os.Environ(), childDir+"="+dir)
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		// Every third one is killed while it starts, or shortly after.
+		if i%3 > 0 && (!lines.Scan() || lines.Text() != "ready") {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			t.Fatalf("start %d: %q\n%s", i, lines.Text(), stderr.String())
+		}
+		killer := time.AfterFunc(time.Duration(rand.IntN(300))*time.Millisecond, func() { _ = cmd.Process.Kill() })
+		for lines.Scan() {
+			reason, seq, ok := strings.Cut(lines.Text(), " ")
+			if ok {
+				acknowledged[reason] = seq
+			}
+		}
+		if err := cmd.Wait(); err == nil || strings.Contains(stderr.String(), "panic") {
+			t.Fatalf("start %d: %v\n%s", i, err, stderr.String())
+		}
+		killer.Stop()
+	}
+	n, err := natsserver.Start(t.Context(), natsserver.Config{DataDir: filepath.Join(dir, "nats")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = n.Close() }()
+	log := openLog(t, n.Conn())
+	ledgerDir := filepath.Join(dir, "ledger")
+	s := start(t, log, ledgerDir)
+	s.size()
+	s.close()
+	recs := readAll(t, log)
+	survived := checkLedger(t, ledgerDir, recs)
+	l, err := ledger.Open(ledgerDir, ledger.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	times := make(map[string]int)
+	seqs := make(map[string]string)
+	for i := range l.Size() {
+		e, err := l.Entry(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		times[e.Reason]++
+		seqs[e.Reason] = fmt.Sprint(e.Seq)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for reason, seq := range acknowledged {
+		if times[reason] != 1 || seqs[reason] != seq {
+			t.Errorf("command %s was acknowledged at %s: in the ledger %d times, at %s", reason, seq, times[reason], seqs[reason])
+		}
+	}
+	rebuiltDir := filepath.Join(dir, "rebuilt")
+	rebuilt := start(t, log, rebuiltDir)
+	rebuilt.size()
+	rebuilt.close()
+	if !maps.Equal(checkLedger(t, rebuiltDir, recs), survived) {
+		t.Error("the rebuilt ledger differs from the one that survived")
+	}
+	if len(acknowledged) < kills {
+		t.Errorf("only %d commands were acknowledged", len(acknowledged))
+	}
+	t.Logf("%d kills, %d commands acknowledged, %d entries", kills, len(acknowledged), len(recs))
+}
+
+func BenchmarkCommands(b *testing.B) {
+	for _, writers := range []int{1, 16} {
+		b.Run(fmt.Sprint(writers, " writers"), func(b *testing.B) {
+			s := start(b, openLog(b, natstest.Start(b)), b.TempDir())
+			defer s.close()
+			s.create("m")
+			s.addVersion("m")
+			var next atomic.Int64
+			var wg sync.WaitGroup
+			b.ResetTimer()
+			for range writers {
+				wg.Go(func() {
+					for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
+						s.must("POST", "model-versions/set-tag", fields{"name": "m", "version": "1", "key": "k", "value": fmt.Sprint(i)})
+					}
+				})
+			}
+			wg.Wait()
+			b.StopTimer()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commands/s")
+		})
+	}
+}
