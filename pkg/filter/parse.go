@@ -138,7 +138,7 @@ func (p *parser) identifier(entities map[string]Entity) (Entity, string, error) 
 	}
 	entity, ok := entities[first]
 	if !ok || quote == '"' {
-		return 0, "", p.errorf(start, "Invalid entity type '%s'. Valid values are %s", excerpt(first), entitiesOf(entities))
+		return 0, "", p.errorf(start, "Invalid entity type '%s'. Valid values are %s", excerpt(first), entitiesOf(p.rules.entities))
 	}
 	keyStart := p.pos
 	_, quote, err = p.part()

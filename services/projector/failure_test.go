@@ -65,7 +65,7 @@ func TestClickHouseIsKilledUnderLoad(t *testing.T) {
 	until(t, "the projector is ready", func() bool { return p.Ready(t.Context()) == nil })
 	for i := range 6 {
 		loaded := make(chan error, 1)
-		go func() { loaded <- w.load(20, 10) }()
+		go func() { loaded <- w.load(8, 10) }()
 		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
 		restarts := server.Restarts()
 		if pid := server.Pid(); pid != 0 {

@@ -65,7 +65,9 @@ func TestMetricHistory(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{
-		{"run_id", newRunID(), "metric_key", "loss"}, {"run_id", run, "metric_key", "nope"}, {"run_id", "x", "metric_key", "loss"},
+		{"run_id", newRunID(), "metric_key", "loss"},
+		{"run_id", run, "metric_key", "nope"},
+		{"run_id", "x", "metric_key", "loss"},
 		{"run_id", run, "metric_key", "' OR 1=1 --"},
 	} {
 		if w := f.get("/metrics/get-history", args...); w.Code != http.StatusOK || strings.TrimSpace(w.Body.String()) != "{}" {

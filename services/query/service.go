@@ -15,6 +15,7 @@ import (
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/httpapi"
+	"github.com/runledger/runledger/pkg/mlflow"
 	"github.com/runledger/runledger/pkg/watermark"
 )
 
@@ -107,6 +108,11 @@ func (s *Service) Register(e *echo.Echo) {
 	httpapi.MLflow(e, http.MethodGet, "/runs/get", s.getRun)
 	httpapi.MLflow(e, http.MethodPost, "/runs/search", s.searchRuns)
 	httpapi.MLflow(e, http.MethodGet, "/metrics/get-history", s.getMetricHistory)
+	// Nothing makes logged models yet, so a search finds none. Clients search
+	// for those of a run whenever they list its artifacts.
+	httpapi.MLflow(e, http.MethodPost, "/logged-models/search", func(ec echo.Context) error {
+		return mlflow.WriteJSON(ec.Response(), mlflow.Empty{})
+	})
 }
 
 // Ready reports whether both the log and ClickHouse answer.
