@@ -161,8 +161,11 @@ func (w *logWriter) line(b []byte) {
 	case level == "Fatal", level == "Critical":
 		w.said = message
 		w.logger.Error("clickhouse", "message", message)
-	case strings.Contains(message, "Temporarily pause scheduling of tasks"):
-		// Repeated with every few inserts; merges go on all the same.
+	case strings.Contains(message, "Temporarily pause scheduling of tasks"),
+		strings.HasPrefix(message, "executeQuery: "), strings.HasPrefix(message, "TCPHandler: "):
+		// The first is repeated with every few inserts; merges go on all the
+		// same. The others tell of a statement's error, which its sender is
+		// told as well.
 		w.logger.Debug("clickhouse", "message", message)
 	default:
 		w.logger.Warn("clickhouse", "message", message)
