@@ -6,4 +6,4 @@
 // are never rewritten: a reader of a newer schema upcasts older ones.
 package events
 
-//go:generate go run -C ../../tools github.com/bufbuild/buf/cmd/buf generate ../pkg/events
+//go:generate make -C ../.. generate
