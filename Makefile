@@ -57,5 +57,11 @@ generate: ## Generate the event types from events.proto
 	cd tools && GOWORK=off $(GO) build -o ../bin/tools/ github.com/bufbuild/buf/cmd/buf
 	cd pkg/events && GOWORK=off ../../bin/tools/buf lint && GOWORK=off ../../bin/tools/buf generate
 
+torture: build ## Kill the server under load, many times (KILLS=500)
+	RUNLEDGER_TORTURE_KILLS=$(or $(KILLS),500) $(GO) test -count=1 -v -timeout 3h -run NothingAcknowledged ./test
+
+bench: build ## Measure ingest beside the bare ClickHouse insert rate
+	$(GO) run ./loadtest bench --bin bin/runledger
+
 clean: ## Remove what was built (not data directories)
 	rm -rf bin $(VENV) engine/node_modules
