@@ -22,6 +22,7 @@ type options struct {
 	replicas      int
 	logMaxBytes   int64
 	logLevel      slog.Level
+	pprof         string
 }
 
 func (o *options) register(cmd *cobra.Command, defaultListen string) {
@@ -34,6 +35,8 @@ func (o *options) register(cmd *cobra.Command, defaultListen string) {
 	f.IntVar(&o.shards, "shards", 0, "run streams of a new event log (default 4); an existing log keeps its number")
 	f.IntVar(&o.replicas, "replicas", 1, "copies of each stream, for a NATS cluster")
 	f.Int64Var(&o.logMaxBytes, "log-max-bytes", 0, "size at which each stream refuses writes, in bytes (default: no limit)")
+	f.StringVar(&o.pprof, "pprof", "", "loopback address for the Go runtime's profiles")
+	_ = f.MarkHidden("pprof") // fails only for a flag that does not exist
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least level that is logged: DEBUG, INFO, WARN or ERROR")
 }
 

@@ -138,6 +138,9 @@ func run(ctx context.Context, o options, p parts, embedded bool, stdout io.Write
 	}
 	defer func() { _ = listener.Close() }() // closed already after Serve
 
+	if err := n.startProfiler(ctx); err != nil {
+		return err
+	}
 	if err := n.openDir(embedded || p.registry); err != nil {
 		return err
 	}
