@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -21,8 +22,13 @@ import (
 const (
 	// maxBatchMessages is the server's limit of one atomic batch.
 	maxBatchMessages = 1000
-	defaultQueue     = 4096
-	defaultBytes     = 8 << 20
+	// maxSeparate is up to how many messages that do not need each other are
+	// published each for itself: for each atomic batch the server makes a store
+	// of its own on disk, which costs as much as about this many messages
+	// (nats-server 2.15.2, newBatchStore; docs/benchmarks.md).
+	maxSeparate  = 16
+	defaultQueue = 4096
+	defaultBytes = 8 << 20
 	// commitTimeout bounds the attempts to commit one batch whose outcome is
 	// unknown, conflictRetries those that were refused.
 	commitTimeout   = 20 * time.Second
@@ -60,8 +66,9 @@ type LaneConfig struct {
 }
 
 // Lane commits commands to one stream, in the order in which they are given.
-// Commands that wait while a batch is being committed share the next one, so
-// that one fsync serves them all; an idle lane commits at once.
+// Commands that wait while a batch is being committed share the next one: many,
+// or such that need each other, as one atomic batch with one fsync; a few others
+// at the same time. An idle lane commits at once.
 type Lane struct {
 	log    *Log
 	config LaneConfig
@@ -91,6 +98,10 @@ type Batch struct {
 	bytes   int
 	written map[string]struct{}
 	decided []decision
+	// bound says that the messages must be committed together: a command wrote
+	// several, or a message has no expectation of its own and rests on those
+	// before it.
+	bound bool
 }
 
 type decision struct {
@@ -127,7 +138,9 @@ func (b *Batch) Append(subject string, a events.Attributes, e *events.Event, exp
 	if expect.Stream {
 		msg.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(expect.Seq, 10)}
 	}
-	if _, ok := b.written[expect.Subject]; expect.Subject != "" && !ok {
+	if _, ok := b.written[expect.Subject]; expect.Subject == "" || ok {
+		b.bound = true
+	} else {
 		msg.Header[jetstream.ExpectedLastSubjSeqHeader] = []string{strconv.FormatUint(expect.Seq, 10)}
 		if expect.Subject != subject {
 			msg.Header[jetstream.ExpectedLastSubjSeqSubjHeader] = []string{expect.Subject}
@@ -268,6 +281,9 @@ func (b *Batch) decide(cmd *command) {
 	if err != nil {
 		b.truncate(before)
 	}
+	if len(b.msgs) > before+1 {
+		b.bound = true
+	}
 	b.decided = append(b.decided, decision{command: cmd, end: len(b.msgs), wrote: len(b.msgs) > before, err: err})
 }
 
@@ -279,27 +295,51 @@ func (l *Lane) commit(b *Batch) {
 			b.answer(func(d decision) outcome { return outcome{err: d.err} })
 			return
 		}
-		end, exact, err := l.publish(b)
+		left, err := l.publish(b)
 		if err == nil {
-			l.committed(b, end, exact)
 			return
-		}
-		// A reset that fails leaves the error to the command that needs the
-		// state next.
-		if resetErr := l.config.Reset(context.Background()); resetErr != nil {
-			l.log.logger.Warn("reset after a failed commit", slog.String("stream", l.config.Stream), slog.Any("error", resetErr))
 		}
 		if !isConflict(err) || attempt >= conflictRetries {
 			err = commitError(l.config.Stream, err)
-			b.answer(func(decision) outcome { return outcome{err: err} })
+			for _, d := range left {
+				d.result <- outcome{err: err}
+			}
 			return
 		}
 		l.log.logger.Debug("conflict, deciding again", slog.String("stream", l.config.Stream), slog.Int("attempt", attempt+1))
-		again := l.newBatch()
-		for _, d := range b.decided {
-			again.decide(d.command)
+		b = l.newBatch()
+		for _, d := range left {
+			b.decide(d.command)
 		}
-		b = again
+	}
+}
+
+// publish commits the batch, or as much of it as other writers allow. It
+// answers the commands that are done with, and returns the others and why they
+// are not: after an error, the state has been reset.
+func (l *Lane) publish(b *Batch) (left []decision, err error) {
+	if len(b.msgs) > 1 && (b.bound || len(b.msgs) > maxSeparate) {
+		var end uint64
+		var exact bool
+		if end, exact, err = l.publishAtomic(b); err == nil {
+			l.committed(b, end, exact)
+			return nil, nil
+		}
+		left = b.decided
+	} else {
+		left, err = l.publishSeparate(b)
+	}
+	if err != nil {
+		l.reset()
+	}
+	return left, err
+}
+
+// reset has the state read anew. If that fails, the command that needs the
+// state next gets the error.
+func (l *Lane) reset() {
+	if err := l.config.Reset(context.Background()); err != nil {
+		l.log.logger.Warn("reset after a failed commit", slog.String("stream", l.config.Stream), slog.Any("error", err))
 	}
 }
 
@@ -313,8 +353,8 @@ func (l *Lane) committed(b *Batch, end uint64, exact bool) {
 				committed(start + uint64(i) + 1)
 			}
 		}
-	} else if err := l.config.Reset(context.Background()); err != nil {
-		l.log.logger.Warn("reset after a repeated commit", slog.String("stream", l.config.Stream), slog.Any("error", err))
+	} else {
+		l.reset()
 	}
 	b.answer(func(d decision) outcome {
 		switch {
@@ -334,52 +374,134 @@ func (b *Batch) answer(f func(decision) outcome) {
 	}
 }
 
-// publish commits the batch and returns the sequence of its last message. It
-// repeats an attempt of unknown outcome under the same message id, so that the
-// batch is committed once; exact is false when an earlier attempt turns out to
-// have succeeded and the batch's place is known only as an upper bound.
-func (l *Lane) publish(b *Batch) (end uint64, exact bool, err error) {
+// publishSeparate commits messages that do not rest on each other, each for
+// itself and all at the same time. Where some are refused, the state is not what
+// it was decided on, so the commands that wrote nothing are left too.
+func (l *Lane) publishSeparate(b *Batch) (left []decision, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
-	b.msgs[0].Header[jetstream.MsgIDHeader] = b.msgs[0].Header[events.HeaderID]
-	retry := backoff.NewExponentialBackOff()
-	retry.InitialInterval = 50 * time.Millisecond
-	retry.MaxInterval = 2 * time.Second
-	for {
-		end, exact, err = l.publishOnce(ctx, b)
-		var refused *jetstream.APIError
-		if err == nil || errors.As(err, &refused) {
-			return end, exact, err
+	seqs := make([]uint64, len(b.msgs))
+	errs := make([]error, len(b.msgs))
+	futures := make([]jetstream.PubAckFuture, len(b.msgs))
+	for i, msg := range b.msgs {
+		msg.Header[jetstream.MsgIDHeader] = msg.Header[events.HeaderID]
+		futures[i], errs[i] = l.log.js.PublishMsgAsync(msg)
+	}
+	for i := range b.msgs {
+		if errs[i] == nil {
+			seqs[i], errs[i] = await(ctx, futures[i])
 		}
-		l.log.logger.Warn("commit without an answer, repeating", slog.String("stream", l.config.Stream), slog.Any("error", err))
-		select {
-		case <-ctx.Done():
-			return 0, false, fmt.Errorf("%w: %w", err, ErrUnavailable)
-		case <-time.After(retry.NextBackOff()):
+		if errs[i] != nil && !isRefusal(errs[i]) {
+			seqs[i], _, errs[i] = l.repeat(ctx, errs[i], func(ctx context.Context) (uint64, bool, error) {
+				ack, err := l.log.js.PublishMsg(ctx, b.msgs[i])
+				if err != nil {
+					return 0, false, err
+				}
+				return ack.Sequence, true, nil
+			})
 		}
+	}
+	if err = firstError(errs); err == nil {
+		for i, committed := range b.commits {
+			if committed != nil {
+				committed(seqs[i])
+			}
+		}
+	}
+	for _, d := range b.decided {
+		switch {
+		case !d.wrote && err == nil:
+			d.result <- outcome{err: d.err}
+		case !d.wrote || isConflict(errs[d.end-1]):
+			left = append(left, d)
+		case errs[d.end-1] != nil:
+			d.result <- outcome{err: commitError(l.config.Stream, errs[d.end-1])}
+		default:
+			d.result <- outcome{pos: Position{Stream: l.config.Stream, Seq: seqs[d.end-1]}}
+		}
+	}
+	return left, err
+}
+
+// firstError returns a conflict if there is one, since what is left can then be
+// decided again, and else the first error.
+func firstError(errs []error) error {
+	if i := slices.IndexFunc(errs, isConflict); i >= 0 {
+		return errs[i]
+	}
+	if i := slices.IndexFunc(errs, func(err error) bool { return err != nil }); i >= 0 {
+		return errs[i]
+	}
+	return nil
+}
+
+func await(ctx context.Context, f jetstream.PubAckFuture) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	select {
+	case ack := <-f.Ok():
+		return ack.Sequence, nil
+	case err := <-f.Err():
+		return 0, err
+	case <-ctx.Done():
+		return 0, ctx.Err()
 	}
 }
 
-func (l *Lane) publishOnce(ctx context.Context, b *Batch) (end uint64, exact bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+// publishAtomic commits the batch as a whole and returns the sequence of its
+// last message. exact is false when an earlier attempt turns out to have
+// succeeded and the batch's place is known only as an upper bound.
+func (l *Lane) publishAtomic(b *Batch) (end uint64, exact bool, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
-	if len(b.msgs) == 1 {
-		ack, err := l.log.js.PublishMsg(ctx, b.msgs[0])
-		if err != nil {
+	b.msgs[0].Header[jetstream.MsgIDHeader] = b.msgs[0].Header[events.HeaderID]
+	attempt := func(ctx context.Context) (uint64, bool, error) {
+		ack, err := jetstreamext.PublishMsgBatch(ctx, l.log.js, b.msgs, jetstreamext.BatchFlowControl{AckFirst: false})
+		var refused *jetstream.APIError
+		switch {
+		case errors.As(err, &refused) && refused.ErrorCode == codeBatchDuplicate:
+			end, err := l.log.LastSeq(ctx, l.config.Stream)
+			return end, false, err
+		case err != nil:
 			return 0, false, err
 		}
 		return ack.Sequence, true, nil
 	}
-	ack, err := jetstreamext.PublishMsgBatch(ctx, l.log.js, b.msgs, jetstreamext.BatchFlowControl{AckFirst: false})
-	var refused *jetstream.APIError
-	switch {
-	case errors.As(err, &refused) && refused.ErrorCode == codeBatchDuplicate:
-		end, err = l.log.LastSeq(ctx, l.config.Stream)
-		return end, false, err
-	case err != nil:
-		return 0, false, err
+	first, cancelFirst := context.WithTimeout(ctx, attemptTimeout)
+	end, exact, err = attempt(first)
+	cancelFirst()
+	if err != nil && !isRefusal(err) {
+		return l.repeat(ctx, err, attempt)
 	}
-	return ack.Sequence, true, nil
+	return end, exact, err
+}
+
+// repeat repeats an attempt whose outcome is unknown, under the same message
+// id, so that its messages are committed once.
+func (l *Lane) repeat(ctx context.Context, err error, attempt func(context.Context) (uint64, bool, error)) (end uint64, exact bool, _ error) {
+	delays := backoff.NewExponentialBackOff()
+	delays.InitialInterval = 50 * time.Millisecond
+	delays.MaxInterval = 2 * time.Second
+	for {
+		l.log.logger.Warn("commit without an answer, repeating", slog.String("stream", l.config.Stream), slog.Any("error", err))
+		select {
+		case <-ctx.Done():
+			return 0, false, fmt.Errorf("%w: %w", err, ErrUnavailable)
+		case <-time.After(delays.NextBackOff()):
+		}
+		attemptCtx, cancel := context.WithTimeout(ctx, attemptTimeout)
+		end, exact, err = attempt(attemptCtx)
+		cancel()
+		if err == nil || isRefusal(err) {
+			return end, exact, err
+		}
+	}
+}
+
+// isRefusal reports whether the server has answered, with an error.
+func isRefusal(err error) bool {
+	_, ok := errors.AsType[*jetstream.APIError](err)
+	return ok
 }
 
 func isConflict(err error) bool {

@@ -272,3 +272,74 @@ func TestQueueIsBounded(t *testing.T) {
 	close(release)
 	wg.Wait()
 }
+
+// TestSeparateMessagesHoldTheirExpectations: messages of commands that do not
+// need each other are committed each for itself, and each only if the log is
+// still what it was decided on.
+func TestSeparateMessagesHoldTheirExpectations(t *testing.T) {
+	log := open(t)
+	const runs, each = 6, 60
+	stream := events.RunsStream(0)
+	meta := func(run int) string { return events.RunSubject(0, "0", fmt.Sprint("r", run), events.KindMeta) }
+	metric := func(run int) string { return events.RunSubject(0, "0", fmt.Sprint("r", run), events.KindMetric) }
+	newLane := func() (*eventlog.Lane, []uint64) {
+		last := make([]uint64, runs)
+		return log.NewLane(eventlog.LaneConfig{Stream: stream, Reset: func(ctx context.Context) error {
+			for run := range runs {
+				var err error
+				if _, last[run], err = log.LastFor(ctx, stream, meta(run)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}}), last
+	}
+	var wg sync.WaitGroup
+	for w := range 2 {
+		lane, last := newLane()
+		defer lane.Close()
+		for run := range runs {
+			wg.Go(func() {
+				for i := range each {
+					writesMeta := i%4 == 3
+					var decidedOn uint64
+					var pos eventlog.Position
+					err := eventlog.ErrBusy
+					for errors.Is(err, eventlog.ErrBusy) {
+						pos, err = lane.Do(t.Context(), func(_ context.Context, b *eventlog.Batch) error {
+							decidedOn = last[run]
+							subject, committed := metric(run), func(uint64) {}
+							if writesMeta {
+								subject, committed = meta(run), func(seq uint64) { last[run] = seq }
+							}
+							return b.Append(subject, attrs(), tagged("r", fmt.Sprint(decidedOn)), eventlog.Expect{Subject: meta(run), Seq: decidedOn}, committed)
+						})
+					}
+					if err != nil {
+						t.Errorf("writer %d: %v", w, err)
+					}
+					for rec, err := range log.Read(t.Context(), stream, "", pos.Seq, pos.Seq) {
+						if err != nil || rec.GetRunTagsSet().GetTags()[0].GetValue() != fmt.Sprint(decidedOn) {
+							t.Errorf("the command decided on %d was told sequence %d, which holds %v (%v)", decidedOn, pos.Seq, rec.Event, err)
+						}
+					}
+				}
+			})
+		}
+	}
+	wg.Wait()
+	last := map[string]uint64{}
+	recs := readAll(t, log, stream, "")
+	if len(recs) != 2*runs*each {
+		t.Errorf("%d events, want %d", len(recs), 2*runs*each)
+	}
+	for _, rec := range recs {
+		run := events.RunOfSubject(rec.Subject)
+		if got := rec.GetRunTagsSet().GetTags()[0].GetValue(); got != fmt.Sprint(last[run]) {
+			t.Fatalf("the event at %d was decided on %s, but the run was at %d", rec.Seq, got, last[run])
+		}
+		if rec.Subject == events.RunSubject(0, "0", run, events.KindMeta) {
+			last[run] = rec.Seq
+		}
+	}
+}
