@@ -125,6 +125,12 @@ func (x *experiments) current(ctx context.Context, id string) (experiment, bool,
 	return *exp, true, nil
 }
 
+func (x *experiments) seen(idempotencyKey string) (bool, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.requests.seen(idempotencyKey)
+}
+
 // do runs a command. decide is called with x.mu held; nil and no error means
 // that there is nothing to do.
 func (x *experiments) do(ctx context.Context, a events.Attributes, decide func() (*events.Event, error)) (eventlog.Position, error) {
@@ -358,22 +364,27 @@ func (s *Service) setExperimentDeleted(c echo.Context, request any, id string, d
 	if err := mlflow.ValidateExperimentID(id); err != nil {
 		return err
 	}
+	a, err := attributes(c, request)
+	if err != nil {
+		return err
+	}
 	ctx := c.Request().Context()
 	exp, ok, err := s.experiments.current(ctx, id)
 	if err != nil {
 		return err
 	}
-	if !ok || exp.deleted == deleted {
-		return mlflow.ExperimentNotFound(id)
-	}
-	a, err := attributes(c, request)
-	if err != nil {
+	switch seen, err := s.experiments.seen(a.IdempotencyKey); {
+	case err != nil:
 		return err
+	case seen:
+		return answer(c, eventlog.Position{}, mlflow.Empty{})
+	case !ok || exp.deleted == deleted:
+		return mlflow.ExperimentNotFound(id)
 	}
 	if err := s.setRunsDeleted(ctx, id, a, deleted); err != nil {
 		return err
 	}
-	err = s.onExperiment(c, request, id, func(exp *experiment) (*events.Event, error) {
+	return s.onExperiment(c, request, id, func(exp *experiment) (*events.Event, error) {
 		switch {
 		case exp.deleted == deleted:
 			return nil, mlflow.ExperimentNotFound(id)
@@ -387,7 +398,6 @@ func (s *Service) setExperimentDeleted(c echo.Context, request any, id string, d
 			}}, nil
 		}
 	})
-	return err
 }
 
 // cascadeWidth is how many runs of an experiment are changed at a time.
