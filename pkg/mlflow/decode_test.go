@@ -93,16 +93,16 @@ func TestDecodeCreateExperiment(t *testing.T) {
 
 func TestDecodeNotJSONWithoutRequiredFields(t *testing.T) {
 	for body, want := range map[string]string{
-		`{bad`:                 "The request body is not valid JSON, at byte 1.",
-		`[1]`:                  "The request body must be a JSON object.",
-		`5`:                    "The request body must be a JSON object.",
-		`"[]"`:                 "The request body must be a JSON object.",
-		`{"run_name":"a"}{}`:   "The request body is not valid JSON, at byte 17.",
-		`{"start_time":"abc"}`: hint(`"abc"`, "start_time", "str"),
-		`{"experiment_id":1}`:  hint("1", "experiment_id", "int"),
+		`{bad`:                  "The request body is not valid JSON, at byte 1.",
+		`[1]`:                   "The request body must be a JSON object.",
+		`5`:                     "The request body must be a JSON object.",
+		`"[]"`:                  "The request body must be a JSON object.",
+		`{"filter":"a"}{}`:      "The request body is not valid JSON, at byte 15.",
+		`{"max_results":"abc"}`: hint(`"abc"`, "max_results", "str"),
+		`{"filter":1}`:          hint("1", "filter", "int"),
 	} {
-		got := decodeJSON[CreateRun](t, body, want)
-		if !reflect.DeepEqual(got, CreateRun{}) {
+		got := decodeJSON[SearchRuns](t, body, want)
+		if want := (SearchRuns{RunViewType: ViewActiveOnly, MaxResults: DefaultSearchRuns}); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: half a request is left: %+v", body, got)
 		}
 	}
@@ -133,7 +133,8 @@ func TestDecodeScalars(t *testing.T) {
 		{`1`, "1", `"x"`, Metric{}, num(`"x"`, "step", "str")},
 		{`1`, "1", `""`, Metric{}, num(`""`, "step", "str")},
 		// MLflow takes these, as 1, 0, 0, 0, 0, 0 and 0.
-		{"true", "1", "0", Metric{}, num("true", "value", "bool")},
+		{"true", "1", "0", Metric{"k", 1, 1, 0}, ""},
+		{"false", "1", "0", Metric{"k", 0, 1, 0}, ""},
 		{`"nan"`, "1", "0", Metric{}, num(`"nan"`, "value", "str")},
 		{`"0x1p4"`, "1", "0", Metric{}, num(`"0x1p4"`, "value", "str")},
 		{"1e400", "1", "0", Metric{}, num("Infinity", "value", "float")},

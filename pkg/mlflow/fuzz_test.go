@@ -159,6 +159,12 @@ func slowInt(v any) (int64, bool) {
 }
 
 func slowFloat(v any) (float64, bool) {
+	if b, ok := v.(bool); ok {
+		if b {
+			return 1, true
+		}
+		return 0, true
+	}
 	if raw, isNumber := v.(jsontext.Value); isNumber {
 		f, ok := slowFloatText(string(raw))
 		return f, ok && !math.IsInf(f, 0)
