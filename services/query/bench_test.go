@@ -8,6 +8,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/services/query"
 )
 
 const (
@@ -76,24 +77,46 @@ func BenchmarkSearchRuns(b *testing.B) {
 	}
 }
 
+// The time of a page must not depend on where it is in the series.
 func BenchmarkMetricHistory(b *testing.B) {
 	f := newFixture(b)
 	f.project()
-	run := newRunID()
-	f.insertPoints(run, point{"loss", 0, 0, 0})
-	const points = 1_000_000
-	if err := f.conn.Exec(b.Context(), "INSERT INTO metrics (run_id, key, step, timestamp, value, shard, seq, idx) "+
-		"SELECT {run:UUID}, 'loss', number, 1700000000000 + number * 10, sipHash64(number) / 1e19, 0, number, 0 FROM numbers({points:UInt64})",
-		clickhouse.Named("run", testRun{id: run}.uuid().String()), clickhouse.Named("points", points)); err != nil {
-		b.Fatal(err)
-	}
-	for name, args := range map[string][]string{"page25000": {"max_results", "25000"}, "all": nil} {
-		b.Run(name, func(b *testing.B) {
+	const points, size = 10_000_000, 25_000
+	run := f.longSeries("loss", points)
+	for _, c := range []struct {
+		name string
+		at   int
+	}{{"first", 0}, {"middle", points / 2}, {"last", points - size}} {
+		b.Run(c.name, func(b *testing.B) {
+			args := []string{"run_id", run, "metric_key", "loss", "max_results", strconv.Itoa(size)}
+			if c.at > 0 {
+				args = append(args, "page_token", query.HistoryToken(run, "loss", historyStart+int64(c.at)*10, int64(c.at), 1))
+			}
 			for b.Loop() {
-				if w := f.get("/metrics/get-history", append([]string{"run_id", run, "metric_key", "loss"}, args...)...); w.Code != 200 {
+				if w := f.get("/metrics/get-history", args...); w.Code != 200 {
 					b.Fatal(w.Body)
 				}
 			}
 		})
 	}
 }
+
+// longSeries writes a series of so many points, ten milliseconds apart, whose
+// first is at historyStart, and returns its run.
+func (f *fixture) longSeries(key string, points int) (run string) {
+	f.t.Helper()
+	run = newRunID()
+	f.insertPoints(run, point{key, 0, historyStart, 0})
+	const part = 1_000_000
+	for from := 1; from < points; from += part {
+		if err := f.conn.Exec(f.t.Context(), "INSERT INTO metrics (run_id, key, step, timestamp, value, shard, seq, idx) "+
+			"SELECT {run:UUID}, {key:String}, number, {start:Int64} + number * 10, sipHash64(number) / 1e19, 0, number, 0 FROM numbers({from:UInt64}, {count:UInt64})",
+			clickhouse.Named("run", testRun{id: run}.uuid().String()), clickhouse.Named("key", key), clickhouse.Named("start", int64(historyStart)),
+			clickhouse.Named("from", from), clickhouse.Named("count", min(part, points-from))); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	return run
+}
+
+const historyStart = 1_700_000_000_000
