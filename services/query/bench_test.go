@@ -5,8 +5,6 @@ import (
 	"strconv"
 	"testing"
 
-	"github.com/ClickHouse/clickhouse-go/v2"
-
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/services/query"
 )
@@ -101,22 +99,23 @@ func BenchmarkMetricHistory(b *testing.B) {
 	}
 }
 
-// longSeries writes a series of so many points, ten milliseconds apart, whose
-// first is at historyStart, and returns its run.
-func (f *fixture) longSeries(key string, points int) (run string) {
-	f.t.Helper()
-	run = newRunID()
-	f.insertPoints(run, point{key, 0, historyStart, 0})
-	const part = 1_000_000
-	for from := 1; from < points; from += part {
-		if err := f.conn.Exec(f.t.Context(), "INSERT INTO metrics (run_id, key, step, timestamp, value, shard, seq, idx) "+
-			"SELECT {run:UUID}, {key:String}, number, {start:Int64} + number * 10, sipHash64(number) / 1e19, 0, number, 0 FROM numbers({from:UInt64}, {count:UInt64})",
-			clickhouse.Named("run", testRun{id: run}.uuid().String()), clickhouse.Named("key", key), clickhouse.Named("start", int64(historyStart)),
-			clickhouse.Named("from", from), clickhouse.Named("count", min(part, points-from))); err != nil {
-			f.t.Fatal(err)
-		}
+func BenchmarkHistoryInterval(b *testing.B) {
+	f := newFixture(b)
+	f.project()
+	ids := []string{"metric_key", "loss"}
+	for range 100 {
+		ids = append(ids, "run_ids", f.longSeries("loss", 10_000))
 	}
-	return run
+	for name, args := range map[string][]string{
+		"long":    {"metric_key", "loss", "run_ids", f.longSeries("loss", 10_000_000)},
+		"runs100": ids,
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if w := f.get("/metrics/get-history-bulk-interval", append(args, "max_results", "320")...); w.Code != 200 {
+					b.Fatal(w.Body)
+				}
+			}
+		})
+	}
 }
-
-const historyStart = 1_700_000_000_000
