@@ -186,13 +186,18 @@ func testTraversal(t *testing.T, server *httptest.Server) {
 func TestBrokenUploadLeavesNothing(t *testing.T) {
 	_, store := serve(t)
 	broken := errors.New("connection reset")
-	if err := store.Write(t.Context(), "1/r/artifacts/f", io.MultiReader(strings.NewReader("half"), failing{broken})); !errors.Is(err, broken) {
+	if err := store.Write(t.Context(), "1/r/artifacts/f", failingAfter("half", broken)); !errors.Is(err, broken) {
 		t.Fatalf("got %v", err)
 	}
 	files, err := store.List(t.Context(), "1/r/artifacts")
 	if err != nil || len(files) != 0 {
 		t.Errorf("left %v, %v", files, err)
 	}
+}
+
+// failingAfter reads the text, and then fails.
+func failingAfter(text string, err error) io.Reader {
+	return io.MultiReader(strings.NewReader(text), failing{err})
 }
 
 type failing struct{ err error }
