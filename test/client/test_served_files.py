@@ -55,23 +55,25 @@ def test_file_of_a_model_version(api: Api, client: MlflowClient, run: str, model
     root = client.get_run(run).info.artifact_uri
     version = client.create_model_version(model, f"{root}/model", run).version
 
-    def get(headers: dict[str, str] | None = None, **query: str) -> requests.Response:
+    def get(
+        path: str, name: str = model, number: object = version, part: str = ""
+    ) -> requests.Response:
         url = f"{api.uri}/model-versions/get-artifact"
+        query = {"name": name, "version": str(number), "path": path}
+        headers = {"Range": part} if part else {}
         return requests.get(url, params=query, headers=headers, timeout=60)
 
-    which = {"name": model, "version": str(version)}
-    assert get(**which, path="d/f.txt").text == "0123456789"
-    part = get({"Range": "bytes=2-4"}, **which, path="d/f.txt")
+    assert get("d/f.txt").text == "0123456789"
+    part = get("d/f.txt", part="bytes=2-4")
     assert (part.status_code, part.text) == (206, "234")
-    assert get(**which, path="d/g.txt").status_code == 404
-    assert message(get(**which, path="../a"))[1:] == ("INVALID_PARAMETER_VALUE", "Invalid path")
-    assert message(get(name=model, version="99", path="d/f.txt")) == (
+    assert get("d/g.txt").status_code == 404
+    assert message(get("../a"))[1:] == ("INVALID_PARAMETER_VALUE", "Invalid path")
+    assert message(get("d/f.txt", number=99)) == (
         404,
         "RESOURCE_DOES_NOT_EXIST",
         f"Model Version (name={model}, version=99) not found",
     )
-    unknown = unique("model")
-    assert get(name=unknown, version="1", path="d/f.txt").status_code == 404
+    assert get("d/f.txt", name=unique("model")).status_code == 404
 
 
 @pytest.mark.parametrize("prefix", ["api", "ajax-api"])
