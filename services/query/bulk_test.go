@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/runledger/runledger/services/query"
 )
 
 type (
@@ -107,11 +109,12 @@ func TestHistoryInterval(t *testing.T) {
 	})
 }
 
-// A sample reaches over many blocks of the table, and parts of it.
+// A sample reaches over many blocks of the table, and parts of it, and does so in
+// less memory than the points of the series would take.
 func TestHistoryIntervalOfALongSeries(t *testing.T) {
-	f := newFixture(t)
+	f := newFixture(t, func(c *query.Config) { c.MaxMemory = 64 << 20 })
 	f.project()
-	const points = 2_300_001
+	const points = 5_300_001
 	run := f.longSeries("loss", points)
 	all := make([]point, points)
 	for i := range all {
