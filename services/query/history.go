@@ -19,6 +19,11 @@ var historyKeys = []sortKey{
 	{expr: "if(isNaN(value), 0, value)", typ: typeFloat},
 }
 
+// historyPart bounds how many points one statement answers with. What sorts
+// them, and how long it takes, is bounded with it: a history of any length goes
+// out in parts, as fast as the client takes it.
+const historyPart = 500_000
+
 func (s *Service) getMetricHistory(ec echo.Context) error {
 	req, err := mlflow.Decode[mlflow.GetMetricHistory](ec.Request())
 	if err != nil {
@@ -57,13 +62,20 @@ func (s *Service) getMetricHistory(ec echo.Context) error {
 		return err
 	}
 	defer leave()
-	last := after
-	more, err := s.history(ctx, series{id, req.MetricKey}, after, limit, func(m mlflow.Metric) error {
-		last = historyRow(m)
-		return out.item(m)
-	})
-	if err != nil {
-		return err
+	last, sent, more := after, 0, true
+	for more && (limit == 0 || sent < limit) {
+		n := historyPart
+		if limit > 0 {
+			n = min(n, limit-sent)
+		}
+		more, err = s.history(ctx, series{id, req.MetricKey}, last, n, func(m mlflow.Metric) error {
+			last = historyRow(m)
+			sent++
+			return out.item(m)
+		})
+		if err != nil {
+			return err
+		}
 	}
 	next := ""
 	if more {
@@ -86,21 +98,15 @@ func (x series) in(st *statement) string {
 }
 
 // history visits the points of a series in the order of historyKeys, from after
-// a place (nil: from the first), at most limit of them (0: all), and reports
-// whether there are more.
+// a place (nil: from the first), at most limit of them, and reports whether there
+// are more.
 func (s *Service) history(ctx context.Context, x series, after []any, limit int, visit func(mlflow.Metric) error) (more bool, err error) {
 	var st statement
 	st.write("SELECT timestamp, step, value FROM metrics FINAL WHERE ", x.in(&st))
 	if after != nil {
 		st.write(" AND timestamp >= ", st.bind("Int64", after[0]), " AND ", st.after(historyKeys, after))
 	}
-	if limit > 0 {
-		st.write(" AND timestamp <= ", pageEnd(&st, x, after, limit))
-	}
-	st.write(" ORDER BY ", orderBy(historyKeys))
-	if limit > 0 {
-		st.write(" LIMIT ", st.bind("UInt64", limit+1))
-	}
+	st.write(" AND timestamp <= ", pageEnd(&st, x, after, limit), " ORDER BY ", orderBy(historyKeys), " LIMIT ", st.bind("UInt64", limit+1))
 	st.write(exactIndexes)
 	m := mlflow.Metric{Key: x.key}
 	return s.db.some(ctx, &st, limit, func(scan func(...any) error) error {
