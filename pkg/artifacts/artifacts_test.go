@@ -172,8 +172,10 @@ func testTraversal(t *testing.T, server *httptest.Server) {
 			}
 		}
 		for _, route := range []struct{ method, path string }{
-			{"GET", "/api/2.0/mlflow-artifacts/artifacts?path="}, {"GET", "/api/2.0/mlflow/artifacts/list?run_id=r1&path="},
-			{"GET", "/get-artifact?run_id=r1&path="}, {"GET", "/model-versions/get-artifact?name=m&version=1&path="},
+			{"GET", "/api/2.0/mlflow-artifacts/artifacts?path="},
+			{"GET", "/api/2.0/mlflow/artifacts/list?run_id=r1&path="},
+			{"GET", "/get-artifact?run_id=r1&path="},
+			{"GET", "/model-versions/get-artifact?name=m&version=1&path="},
 			{"POST", "/ajax-api/2.0/mlflow/upload-artifact?run_id=r1&path="},
 		} {
 			if status, body, _ := call(t, route.method, server.URL+route.path+name, "x"); status != 400 {

@@ -81,13 +81,30 @@ func TestEndpointNotFound(t *testing.T) {
 	e, url := server(t)
 	httpapi.MLflow(e, http.MethodPost, "/runs/create", func(echo.Context) error { return nil })
 	for _, tc := range []struct{ method, path string }{
-		{"GET", "/api/2.0/mlflow/runs/create"}, {"PUT", "/ajax-api/2.0/mlflow/runs/create"}, {"DELETE", "/health"}, {"POST", "/version"},
-		{"POST", "/api/2.0/mlflow/runs/create/"}, {"POST", "/api/9.0/mlflow/runs/create"}, {"GET", "/"}, {"GET", "/api/2.0/mlflow"},
-		{"POST", "/graphql"}, {"POST", "/v1/traces"}, {"POST", "/api/2.0/mlflow/traces"}, {"GET", "/api/2.0/mlflow/traces"},
-		{"PATCH", "/api/2.0/mlflow/traces/tr-1"}, {"POST", "/api/3.0/mlflow/traces"}, {"POST", "/api/3.0/mlflow/traces/search"},
-		{"GET", "/api/3.0/mlflow/traces/tr-1"}, {"DELETE", "/api/3.0/mlflow/traces/tr-1/tags"}, {"POST", "/api/3.0/mlflow/datasets/create"},
-		{"POST", "/api/3.0/mlflow/scorers/register"}, {"GET", "/api/2.0/mlflow/gateway/endpoints/list"}, {"GET", "/api/3.0/mlflow/workspaces"},
-		{"POST", "/ajax-api/2.0/mlflow/gateway-proxy"}, {"GET", "/ajax-api/3.0/mlflow/ui-telemetry"}, {"GET", "/api/3.0/mlflow/server-features"},
+		{"GET", "/api/2.0/mlflow/runs/create"},
+		{"PUT", "/ajax-api/2.0/mlflow/runs/create"},
+		{"DELETE", "/health"},
+		{"POST", "/version"},
+		{"POST", "/api/2.0/mlflow/runs/create/"},
+		{"POST", "/api/9.0/mlflow/runs/create"},
+		{"GET", "/"},
+		{"GET", "/api/2.0/mlflow"},
+		{"POST", "/graphql"},
+		{"POST", "/v1/traces"},
+		{"POST", "/api/2.0/mlflow/traces"},
+		{"GET", "/api/2.0/mlflow/traces"},
+		{"PATCH", "/api/2.0/mlflow/traces/tr-1"},
+		{"POST", "/api/3.0/mlflow/traces"},
+		{"POST", "/api/3.0/mlflow/traces/search"},
+		{"GET", "/api/3.0/mlflow/traces/tr-1"},
+		{"DELETE", "/api/3.0/mlflow/traces/tr-1/tags"},
+		{"POST", "/api/3.0/mlflow/datasets/create"},
+		{"POST", "/api/3.0/mlflow/scorers/register"},
+		{"GET", "/api/2.0/mlflow/gateway/endpoints/list"},
+		{"GET", "/api/3.0/mlflow/workspaces"},
+		{"POST", "/ajax-api/2.0/mlflow/gateway-proxy"},
+		{"GET", "/ajax-api/3.0/mlflow/ui-telemetry"},
+		{"GET", "/api/3.0/mlflow/server-features"},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), tc.method, url+tc.path, strings.NewReader(`{"run_id":"x"}`))
 		if err != nil {
