@@ -7,11 +7,12 @@ MODULES  := pkg services/ingest services/projector services/query services/regis
 PACKAGES := $(MODULES:%=./%/...)
 VENV     := .venv
 PY       := $(VENV)/bin/python
+PY_2.9   := $(VENV)-2.9/bin/python
 # The race detector needs a C compiler.
 RACE     := $(if $(shell command -v $${CC:-cc}),-race)
 URI      ?= http://127.0.0.1:5000
 
-.PHONY: help build run demo test test-go test-client lint generate torture bench clean
+.PHONY: help build run demo test test-go test-client test-client-2.9 lint generate torture bench clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,10 +35,16 @@ $(PY): test/client/requirements.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r test/client/requirements.txt
 	@touch $@
 
+$(PY_2.9): test/client/requirements-2.9.txt
+	@echo "Making a Python environment with the mlflow 2.9 client in $(VENV)-2.9 (once)"
+	$(PYTHON) -m venv $(VENV)-2.9
+	$(PY_2.9) -m pip install --quiet --disable-pip-version-check -r test/client/requirements-2.9.txt
+	@touch $@
+
 demo: $(PY) ## Run a real sweep against the server of `make run` (URI=…)
 	MLFLOW_DISABLE_TELEMETRY=true $(PY) -W ignore::FutureWarning examples/sweep/sweep.py --tracking-uri $(URI)
 
-test: test-go test-client ## Run all tests
+test: test-go test-client test-client-2.9 ## Run all tests
 
 test-go: build
 	$(GO) vet $(PACKAGES)
@@ -45,6 +52,9 @@ test-go: build
 
 test-client: build $(PY)
 	cd test/client && ../../$(PY) -m pytest
+
+test-client-2.9: build $(PY_2.9)
+	cd test/client && ../../$(PY_2.9) -m pytest
 
 lint: $(PY) ## Check style: gofumpt, staticcheck, ruff, mypy
 	cd tools && GOWORK=off $(GO) build -o ../bin/tools/ mvdan.cc/gofumpt honnef.co/go/tools/cmd/staticcheck
@@ -64,4 +74,4 @@ bench: build ## Measure ingest beside the bare ClickHouse insert rate
 	$(GO) run ./loadtest bench --bin bin/runledger
 
 clean: ## Remove what was built (not data directories)
-	rm -rf bin $(VENV) engine/node_modules
+	rm -rf bin $(VENV) $(VENV)-2.9 engine/node_modules

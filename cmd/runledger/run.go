@@ -272,6 +272,7 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		n.check("query", s.Ready)
 		n.routes = append(n.routes, s.Register)
 	}
+	var versions *registry.Service
 	if p.registry {
 		s, err := registry.New(ctx, registry.Config{
 			Log: n.log, Dir: filepath.Join(n.dir, "registry"), Logger: n.logger, Registerer: n.registry,
@@ -282,6 +283,7 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		n.onClose(s.Close)
 		n.check("registry", s.Ready)
 		n.routes = append(n.routes, s.Register)
+		versions = s
 	}
 	if p.ingest {
 		s, err := ingest.New(ctx, ingest.Config{Log: n.log, Logger: n.logger, Registerer: n.registry})
@@ -291,12 +293,16 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		n.onClose(func() error { s.Close(); return nil })
 		n.check("ingest", s.Ready)
 		n.routes = append(n.routes, s.Register)
-		return n.startArtifacts(ctx)
+	}
+	if p.ingest || p.registry {
+		return n.startArtifacts(ctx, p, versions)
 	}
 	return nil
 }
 
-func (n *node) startArtifacts(ctx context.Context) error {
+// startArtifacts serves the files of runs beside ingest, and those of model
+// versions beside the registry.
+func (n *node) startArtifacts(ctx context.Context, p parts, versions *registry.Service) error {
 	url, err := n.options.artifactsURL()
 	if err != nil {
 		return err
@@ -307,7 +313,13 @@ func (n *node) startArtifacts(ctx context.Context) error {
 	}
 	n.onClose(store.Close)
 	n.check("artifacts", store.Ready)
-	n.routes = append(n.routes, artifacts.NewProxy(store, artifactURI(n.log)).Register)
+	proxy := artifacts.NewProxy(store, artifactURI(n.log))
+	if p.ingest {
+		n.routes = append(n.routes, proxy.Register)
+	}
+	if p.registry {
+		n.routes = append(n.routes, func(e *echo.Echo) { proxy.RegisterModelVersions(e, versions.DownloadURI) })
+	}
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -20,13 +21,18 @@ import (
 
 func serve(t *testing.T) (*httptest.Server, *artifacts.Store) {
 	t.Helper()
-	store, err := artifacts.OpenStore(t.Context(), "file://"+t.TempDir()+"?metadata=skip&no_tmp_dir=true")
+	return serveStore(t, "file://"+t.TempDir()+"?metadata=skip&no_tmp_dir=true")
+}
+
+func serveStore(t *testing.T, url string) (*httptest.Server, *artifacts.Store) {
+	t.Helper()
+	store, err := artifacts.OpenStore(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
 	e := httpapi.New(httpapi.Config{Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
-	artifacts.NewProxy(store, func(_ context.Context, run string) (string, error) {
+	proxy := artifacts.NewProxy(store, func(_ context.Context, run string) (string, error) {
 		switch run {
 		case "r1":
 			return "mlflow-artifacts:/1/r1/artifacts", nil
@@ -34,7 +40,17 @@ func serve(t *testing.T) (*httptest.Server, *artifacts.Store) {
 			return "s3://elsewhere/r1", nil
 		}
 		return "", apierr.Errorf(apierr.ResourceDoesNotExist, "Run with id=%s not found", run)
-	}).Register(e)
+	})
+	proxy.Register(e)
+	proxy.RegisterModelVersions(e, func(_ context.Context, name, version string) (string, error) {
+		switch name + "/" + version {
+		case "m/1":
+			return "mlflow-artifacts:/1/r1/artifacts/dir", nil
+		case "m/2":
+			return "s3://elsewhere/m", nil
+		}
+		return "", apierr.Errorf(apierr.ResourceDoesNotExist, "Model Version (name=%s, version=%s) not found", name, version)
+	})
 	server := httptest.NewServer(e)
 	t.Cleanup(server.Close)
 	return server, store
@@ -63,6 +79,26 @@ func call(t *testing.T, method, url, body string, header ...string) (int, string
 
 func TestProxy(t *testing.T) {
 	server, _ := serve(t)
+	testProxy(t, server)
+	files := server.URL + "/api/2.0/mlflow-artifacts/artifacts"
+	if status, body, _ := call(t, "PUT", files+"/1/r1/artifacts/d/f", "x"); status != 200 {
+		t.Fatalf("PUT: %d %s", status, body)
+	}
+	// What only a file system cannot hold.
+	for _, tc := range []struct{ name, path string }{
+		{"below a file", "1/r1/artifacts/d/f/b"},
+		{"over a directory", "1/r1/artifacts/d"},
+	} {
+		status, body, _ := call(t, "PUT", files+"/"+tc.path, "")
+		if want := `{"error_code":"INVALID_PARAMETER_VALUE","message":"'` + tc.path + `' cannot be a file here"}`; status != 400 || body != want {
+			t.Errorf("%s: got %d %s, want %s", tc.name, status, body, want)
+		}
+	}
+}
+
+// testProxy is what holds for every kind of store.
+func testProxy(t *testing.T, server *httptest.Server) {
+	t.Helper()
 	files := server.URL + "/api/2.0/mlflow-artifacts/artifacts"
 	for _, name := range []string{"1/r1/artifacts/a.txt", "1/r1/artifacts/dir/k%25step%201.json", "1/r1/artifacts/dir/gr%C3%B6%C3%9Fe", "1/r1/artifacts/MLmodel"} {
 		if status, body, _ := call(t, "PUT", files+"/"+name, "content of "+name); status != 200 || body != "{}" {
@@ -88,8 +124,15 @@ func TestProxy(t *testing.T) {
 		{"range", "GET", files + "/1/r1/artifacts/a.txt", "bytes=0-6", 206, "content"},
 		{"missing", "GET", files + "/1/r1/artifacts/nope", "", 404, `{"error_code":"RESOURCE_DOES_NOT_EXIST","message":"No such artifact: '1/r1/artifacts/nope'"}`},
 		{"a directory", "GET", files + "/1/r1/artifacts/dir", "", 404, `{"error_code":"RESOURCE_DOES_NOT_EXIST","message":"No such artifact: '1/r1/artifacts/dir'"}`},
-		{"below a file", "PUT", files + "/1/r1/artifacts/a.txt/b", "", 400, `{"error_code":"INVALID_PARAMETER_VALUE","message":"'1/r1/artifacts/a.txt/b' cannot be a file here"}`},
-		{"over a directory", "PUT", files + "/1/r1/artifacts/dir", "", 400, `{"error_code":"INVALID_PARAMETER_VALUE","message":"'1/r1/artifacts/dir' cannot be a file here"}`},
+		{"version", "GET", server.URL + "/model-versions/get-artifact?name=m&version=1&path=gr%C3%B6%C3%9Fe", "", 200, "content of 1/r1/artifacts/dir/gr%C3%B6%C3%9Fe"},
+		{"version: range", "GET", server.URL + "/model-versions/get-artifact?name=m&version=1&path=gr%C3%B6%C3%9Fe", "bytes=-9", 206, "B6%C3%9Fe"},
+		{"version: no path", "GET", server.URL + "/model-versions/get-artifact?name=m&version=1", "", 400, `{"error_code":"INVALID_PARAMETER_VALUE","message":"Missing value for required parameter 'path'. See the API docs for more information about request parameters."}`},
+		{"version: out of its directory", "GET", server.URL + "/model-versions/get-artifact?name=m&version=1&path=../a.txt", "", 400, `{"error_code":"INVALID_PARAMETER_VALUE","message":"Invalid path"}`},
+		{"version elsewhere", "GET", server.URL + "/model-versions/get-artifact?name=m&version=2&path=x", "", 400, `{"error_code":"INVALID_PARAMETER_VALUE","message":"The artifacts of model version 'm/2' are at 's3://elsewhere/m', which this server does not serve"}`},
+		{"version missing", "GET", server.URL + "/model-versions/get-artifact?name=m&version=3&path=x", "", 404, `{"error_code":"RESOURCE_DOES_NOT_EXIST","message":"Model Version (name=m, version=3) not found"}`},
+		{"range of the end", "GET", files + "/1/r1/artifacts/a.txt", "bytes=-5", 206, "a.txt"},
+		{"range from the middle", "GET", files + "/1/r1/artifacts/a.txt", "bytes=26-", 206, "a.txt"},
+		{"range out of the file", "GET", files + "/1/r1/artifacts/a.txt", "bytes=31-", 416, "invalid range: failed to overlap"},
 		{"delete a directory", "DELETE", files + "/1/r1/artifacts/dir", "", 200, `{}`},
 		{"is gone", "GET", files + "?path=1/r1/artifacts/dir", "", 200, `{}`},
 		{"delete again", "DELETE", files + "/1/r1/artifacts/dir", "", 200, `{}`},
@@ -112,6 +155,11 @@ func TestProxy(t *testing.T) {
 
 func TestTraversalIsRefused(t *testing.T) {
 	server, _ := serve(t)
+	testTraversal(t, server)
+}
+
+func testTraversal(t *testing.T, server *httptest.Server) {
+	t.Helper()
 	files := server.URL + "/api/2.0/mlflow-artifacts/artifacts"
 	for _, name := range []string{
 		"../x", "a/../../x", "%2e%2e/x", "%252e%252e/x", "%25252e%25252e%25252fx", "a/%2e%2e", "%2Fetc/passwd", "%5c..%5cx",
@@ -123,8 +171,16 @@ func TestTraversalIsRefused(t *testing.T) {
 				t.Errorf("%s %s: %d %s", method, name, status, body)
 			}
 		}
-		if status, body, _ := call(t, "GET", files+"?path="+name, ""); status != 400 {
-			t.Errorf("list %s: %d %s", name, status, body)
+		for _, route := range []struct{ method, path string }{
+			{"GET", "/api/2.0/mlflow-artifacts/artifacts?path="},
+			{"GET", "/api/2.0/mlflow/artifacts/list?run_id=r1&path="},
+			{"GET", "/get-artifact?run_id=r1&path="},
+			{"GET", "/model-versions/get-artifact?name=m&version=1&path="},
+			{"POST", "/ajax-api/2.0/mlflow/upload-artifact?run_id=r1&path="},
+		} {
+			if status, body, _ := call(t, route.method, server.URL+route.path+name, "x"); status != 400 {
+				t.Errorf("%s %s%s: %d %s", route.method, route.path, name, status, body)
+			}
 		}
 	}
 }
@@ -132,7 +188,7 @@ func TestTraversalIsRefused(t *testing.T) {
 func TestBrokenUploadLeavesNothing(t *testing.T) {
 	_, store := serve(t)
 	broken := errors.New("connection reset")
-	if err := store.Write(t.Context(), "1/r/artifacts/f", io.MultiReader(strings.NewReader("half"), failing{broken})); !errors.Is(err, broken) {
+	if err := store.Write(t.Context(), "1/r/artifacts/f", failingAfter("half", broken)); !errors.Is(err, broken) {
 		t.Fatalf("got %v", err)
 	}
 	files, err := store.List(t.Context(), "1/r/artifacts")
@@ -141,6 +197,151 @@ func TestBrokenUploadLeavesNothing(t *testing.T) {
 	}
 }
 
+// failingAfter reads the text, and then fails.
+func failingAfter(text string, err error) io.Reader {
+	return io.MultiReader(strings.NewReader(text), failing{err})
+}
+
 type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
+const missingIn = " See the API docs for more information about request parameters."
+
+func TestUploadOfABrowser(t *testing.T) {
+	server, _ := serve(t)
+	upload := server.URL + "/ajax-api/2.0/mlflow/upload-artifact"
+	large := strings.Repeat("x", 10<<20)
+	for _, tc := range []struct {
+		name, query, body string
+		status            int
+		message           string
+	}{
+		{"a file", "run_uuid=r1&path=up/a.json", "{}", 200, ""},
+		{"the largest", "run_id=r1&path=large", large, 200, ""},
+		{"too large", "run_id=r1&path=larger", large + "x", 400, "Artifact size is too large. Max size is 10MB."},
+		{"empty", "run_id=r1&path=empty", "", 400, "Request must specify data."},
+		{"no run", "path=a", "x", 400, "Request must specify run_id or run_uuid."},
+		{"no path", "run_id=r1", "x", 400, "Request must specify path."},
+		{"a directory", "run_id=r1&path=a/", "x", 400, "Invalid path"},
+		{"unknown run", "run_id=zz&path=a", "x", 404, "Run with id=zz not found"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			status, body, h := call(t, "POST", upload+"?"+tc.query, tc.body)
+			if status != tc.status || !strings.Contains(body, tc.message) || h.Get("Content-Type") != "application/json" {
+				t.Errorf("got %d %.200s %v", status, body, h)
+			}
+		})
+	}
+	if status, body, _ := call(t, "GET", server.URL+"/get-artifact?run_id=r1&path=up/a.json", ""); status != 200 || body != "{}" {
+		t.Errorf("read back: %d %s", status, body)
+	}
+	if _, body, _ := call(t, "GET", server.URL+"/api/2.0/mlflow/artifacts/list?run_id=r1", ""); strings.Contains(body, "larger") || strings.Contains(body, "empty") {
+		t.Errorf("a refused upload left a file: %s", body)
+	}
+	// A body whose length nobody says is bounded all the same.
+	req, err := http.NewRequestWithContext(t.Context(), "POST", upload+"?run_id=r1&path=endless", io.LimitReader(zeros{}, 1<<40))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err == nil { // otherwise the server hung up on it
+		_ = resp.Body.Close()
+		if resp.StatusCode != 400 {
+			t.Errorf("endless body: %d", resp.StatusCode)
+		}
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+func TestUnsupported(t *testing.T) {
+	server, _ := serve(t)
+	const notImplemented, invalid = "NOT_IMPLEMENTED", "INVALID_PARAMETER_VALUE"
+	for _, tc := range []struct {
+		method, path, body string
+		status             int
+		code, message      string
+	}{
+		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{"path":"f","num_parts":2}`, 501, notImplemented, "Multipart upload is not supported for the current artifact repository"},
+		{"POST", "2.0/mlflow-artifacts/mpu/complete/1/r1/artifacts", `{}`, 501, notImplemented, "Multipart upload is not supported for the current artifact repository"},
+		{"POST", "2.0/mlflow-artifacts/mpu/abort/1/r1/artifacts", `{}`, 501, notImplemented, "Multipart upload is not supported for the current artifact repository"},
+		{"POST", "2.0/mlflow-artifacts/mpu/create/%2e%2e/x", `{}`, 400, invalid, "Invalid path"},
+		{"GET", "2.0/mlflow-artifacts/presigned/1/r1/artifacts/f", "", 501, notImplemented, "Multipart download is not supported for the current artifact repository"},
+		{"GET", "2.0/mlflow-artifacts/presigned/%252e%252e/f", "", 400, invalid, "Invalid path"},
+		{"POST", "2.0/mlflow/artifacts/presigned-upload-url", `{"run_id":"r1","path":"f"}`, 400, invalid, "Presigned upload is not supported for proxied artifact storage (artifact URI scheme: mlflow-artifacts). This endpoint requires a direct cloud storage artifact URI."},
+		{"POST", "2.0/mlflow/artifacts/presigned-upload-url", `{"model_id":"m-1","path":"f"}`, 400, invalid, "Presigned upload is not supported for proxied artifact storage (artifact URI scheme: mlflow-artifacts). This endpoint requires a direct cloud storage artifact URI."},
+		{"POST", "2.0/mlflow/artifacts/presigned-upload-url", `{"run_id":"s3","path":"f"}`, 501, notImplemented, "Presigned upload is not supported for the current artifact repository"},
+		{"POST", "2.0/mlflow/artifacts/presigned-upload-url", `{"path":"f"}`, 400, invalid, "Exactly one of run_id and model_id must be provided."},
+		{"POST", "2.0/mlflow/artifacts/presigned-upload-url", `{"run_id":"r1","model_id":"m-1","path":"f"}`, 400, invalid, "Exactly one of run_id and model_id must be provided."},
+		{"POST", "2.0/mlflow/artifacts/presigned-upload-url", `{"run_id":"r1"}`, 400, invalid, "Missing value for required parameter 'path'." + missingIn},
+		{"POST", "2.0/mlflow/artifacts/presigned-upload-url", `{"run_id":"r1","path":"../f"}`, 400, invalid, "Invalid path"},
+		{"POST", "2.0/mlflow/artifacts/presigned-download-url", `{"run_id":"r1","path":"f"}`, 400, invalid, "Presigned download is not supported for runs with proxied artifact storage (artifact URI scheme: mlflow-artifacts). This endpoint requires a run with a direct cloud storage artifact URI."},
+		{"POST", "2.0/mlflow/artifacts/presigned-download-url", `{"run_id":"s3","path":"f"}`, 501, notImplemented, "Presigned download is not supported for the current artifact repository"},
+		{"POST", "2.0/mlflow/artifacts/presigned-download-url", `{"run_id":"zz","path":"f"}`, 404, "RESOURCE_DOES_NOT_EXIST", "Run with id=zz not found"},
+		{"POST", "2.0/mlflow/artifacts/presigned-download-url", `{"run_id":"r1","path":"f","expiration":604801}`, 400, invalid, "expiration must be between 1 and 604800 seconds (got 604801)."},
+	} {
+		for _, api := range []string{"/api/", "/ajax-api/"} {
+			status, body, _ := call(t, tc.method, server.URL+api+tc.path, tc.body, "Content-Type", "application/json")
+			if want := `{"error_code":"` + tc.code + `","message":"` + tc.message + `"}`; status != tc.status || body != want {
+				t.Errorf("%s %s%s %s:\ngot  %d %s\nwant %d %s", tc.method, api, tc.path, tc.body, status, body, tc.status, want)
+			}
+		}
+	}
+}
+
+// A file is passed on piece by piece: what the process allocates on the way,
+// together with the client here, does not grow with the file.
+func TestLargeFilesAreStreamed(t *testing.T) {
+	server, _ := serve(t)
+	testStreaming(t, server, 32<<20)
+}
+
+func testStreaming(t *testing.T, server *httptest.Server, bound uint64) {
+	t.Helper()
+	const size = 200 << 20 // bytes
+	url := server.URL + "/api/2.0/mlflow-artifacts/artifacts/1/r1/artifacts/large.bin"
+	allocated := func(do func()) uint64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		do()
+		runtime.ReadMemStats(&after)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	send := func(method string, body io.Reader, header ...string) (n int64) {
+		req, err := http.NewRequestWithContext(t.Context(), method, url, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body != nil {
+			req.ContentLength = size
+		}
+		for i := 0; i < len(header); i += 2 {
+			req.Header.Set(header[i], header[i+1])
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		if resp.StatusCode >= 300 {
+			t.Fatalf("%s: status %d", method, resp.StatusCode)
+		}
+		if n, err = io.Copy(io.Discard, resp.Body); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := allocated(func() { send("PUT", io.LimitReader(zeros{}, size)) }); n > bound {
+		t.Errorf("an upload of %d MB allocated %d MB", size>>20, n>>20)
+	}
+	var got int64
+	if n := allocated(func() { got = send("GET", nil) }); n > bound || got != size {
+		t.Errorf("a download of %d MB allocated %d MB, and got %d bytes", size>>20, n>>20, got)
+	}
+	if n := allocated(func() { got = send("GET", nil, "Range", "bytes=150000000-150000009") }); n > bound/4 || got != 10 {
+		t.Errorf("a range of 10 bytes allocated %d KB, and got %d bytes", n>>10, got)
+	}
+}

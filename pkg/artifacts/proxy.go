@@ -1,7 +1,10 @@
 package artifacts
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"io"
 	"mime"
 	"net/http"
 	"path"
@@ -41,6 +44,29 @@ func (p *Proxy) Register(e *echo.Echo) {
 		e.GET(api+"/mlflow/artifacts/list", p.listRun)
 	}
 	e.GET("/get-artifact", p.downloadRun)
+	e.POST("/ajax-api/2.0/mlflow/upload-artifact", p.uploadRun)
+	p.registerUnsupported(e)
+}
+
+// RegisterModelVersions adds the route that serves the files of model versions
+// to e. locate returns where those of a version are.
+func (p *Proxy) RegisterModelVersions(e *echo.Echo, locate func(ctx context.Context, name, version string) (uri string, err error)) {
+	e.GET("/model-versions/get-artifact", func(c echo.Context) error {
+		model, version := c.QueryParam("name"), c.QueryParam("version")
+		name, err := file(c)
+		if err != nil {
+			return err
+		}
+		uri, err := locate(c.Request().Context(), model, version)
+		if err != nil {
+			return err
+		}
+		root, err := rootOf(uri, "model version '"+model+"/"+version+"'")
+		if err != nil {
+			return err
+		}
+		return p.send(c, path.Join(root, name))
+	})
 }
 
 // listing answers a listing of the proxy's own paths, which have no root.
@@ -113,14 +139,63 @@ func (p *Proxy) downloadRun(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	name, err := cleanPath(c.QueryParam("path"))
+	name, err := file(c)
 	if err != nil {
 		return err
 	}
-	if name == "" {
-		return missing("path")
-	}
 	return p.send(c, path.Join(root, name))
+}
+
+// file returns the artifact that the parameter path names.
+func file(c echo.Context) (string, error) {
+	name, err := cleanPath(c.QueryParam("path"))
+	if err == nil && name == "" {
+		err = missing("path")
+	}
+	return name, err
+}
+
+// maxSmallUpload bounds what a browser uploads to a run, in bytes.
+const maxSmallUpload = 10 << 20
+
+func (p *Proxy) uploadRun(c echo.Context) error {
+	if runID(c) == "" {
+		return apierr.Errorf(apierr.InvalidParameterValue, "Request must specify run_id or run_uuid.")
+	}
+	given := c.QueryParam("path")
+	if given == "" {
+		return apierr.Errorf(apierr.InvalidParameterValue, "Request must specify path.")
+	}
+	name, err := cleanPath(given)
+	if err != nil {
+		return err
+	}
+	if name == "" || strings.HasSuffix(given, "/") {
+		return apierr.Errorf(apierr.InvalidParameterValue, "Invalid path")
+	}
+	tooLarge := apierr.Errorf(apierr.InvalidParameterValue, "Artifact size is too large. Max size is 10MB.")
+	if c.Request().ContentLength > maxSmallUpload {
+		return tooLarge
+	}
+	// It is small: nothing is written before all of it is here.
+	data, err := io.ReadAll(http.MaxBytesReader(c.Response(), c.Request().Body, maxSmallUpload))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return tooLarge
+	}
+	if err != nil {
+		return apierr.Wrap(err, apierr.BadRequest, "The request body could not be read.")
+	}
+	if len(data) == 0 {
+		return apierr.Errorf(apierr.InvalidParameterValue, "Request must specify data.")
+	}
+	root, err := p.root(c)
+	if err != nil {
+		return err
+	}
+	if err := p.store.Write(c.Request().Context(), path.Join(root, name), bytes.NewReader(data)); err != nil {
+		return err
+	}
+	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, nil)
 }
 
 func (p *Proxy) send(c echo.Context, name string) error {
@@ -178,10 +253,7 @@ func (p *Proxy) listRun(c echo.Context) error {
 
 // root returns the directory of the run that a request names.
 func (p *Proxy) root(c echo.Context) (string, error) {
-	id := c.QueryParam("run_id")
-	if id == "" {
-		id = c.QueryParam("run_uuid")
-	}
+	id := runID(c)
 	if id == "" {
 		return "", missing("run_id")
 	}
@@ -189,9 +261,22 @@ func (p *Proxy) root(c echo.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return rootOf(uri, "run '"+id+"'")
+}
+
+// runID returns the run that a request names, "" if it names none.
+func runID(c echo.Context) string {
+	if id := c.QueryParam("run_id"); id != "" {
+		return id
+	}
+	return c.QueryParam("run_uuid")
+}
+
+// rootOf returns the directory at an artifact URI; owner is whose it is.
+func rootOf(uri, owner string) (string, error) {
 	rest, ok := strings.CutPrefix(uri, Scheme)
 	if !ok {
-		return "", apierr.Errorf(apierr.InvalidParameterValue, "The artifacts of run '%s' are at '%s', which this server does not serve", id, uri)
+		return "", apierr.Errorf(apierr.InvalidParameterValue, "The artifacts of %s are at '%s', which this server does not serve", owner, uri)
 	}
 	return cleanPath(strings.TrimLeft(rest, "/"))
 }

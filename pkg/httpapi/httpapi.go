@@ -59,9 +59,10 @@ type Config struct {
 	Checks   []Check
 }
 
-// New returns a server with /health, /version, /readyz and /metrics, to which
-// the services add their routes. A handler returns its errors; the server
-// answers them as MLflow does.
+// New returns a server with /health, /version, /readyz, /metrics and MLflow's
+// server-info, to which
+// the services add their routes. A handler returns its errors; the server answers
+// them as MLflow does.
 func New(c Config) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
@@ -91,6 +92,8 @@ func New(c Config) *echo.Echo {
 	}))
 	e.GET("/health", func(ec echo.Context) error { return ec.String(http.StatusOK, "OK") })
 	e.GET("/version", func(ec echo.Context) error { return ec.String(http.StatusOK, MLflowVersion) })
+	e.GET("/api/3.0/mlflow/server-info", serverInfo)
+	e.GET("/ajax-api/3.0/mlflow/server-info", serverInfo)
 	e.GET("/readyz", func(ec echo.Context) error { return ready(ec, c.Checks) })
 	e.GET("/metrics", echoprometheus.NewHandlerWithConfig(echoprometheus.HandlerConfig{Gatherer: c.Registry}))
 	return e
@@ -141,6 +144,25 @@ func Attributes(ec echo.Context, source string) events.Attributes {
 func Actor(ec echo.Context) string {
 	user, _, _ := ec.Request().BasicAuth()
 	return user
+}
+
+// serverInfo answers what clients ask before they use what not every server
+// has. There are no workspaces, no gateway, and files go through the server.
+func serverInfo(ec echo.Context) error {
+	return ec.JSON(http.StatusOK, map[string]any{
+		"store_type":                                   "SqlStore",
+		"workspaces_enabled":                           false,
+		"trace_archival_enabled":                       false,
+		"multipart_uploads_enabled":                    false,
+		"multipart_downloads_enabled":                  false,
+		"artifact_serving_enabled":                     true,
+		"presigned_upload_run_id_supported":            false,
+		"presigned_upload_model_id_supported":          false,
+		"model_artifact_presigned_downloads_supported": false,
+		"features_enabled":                             map[string]bool{"gateway": false, "scheduled_issue_detection": false},
+		"tracking_auth":                                "",
+		"artifacts_presigned_only":                     false,
+	})
 }
 
 type readiness struct {

@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -70,6 +71,69 @@ func TestErrorsAreMLflows(t *testing.T) {
 		resp, body, err := get(t, url+path)
 		if err != nil || resp.StatusCode != 500 || strings.Contains(body, "secret") || !strings.Contains(body, "INTERNAL_ERROR") {
 			t.Errorf("%s: %v %v %s", path, err, resp, body)
+		}
+	}
+}
+
+// What is not served is MLflow's ENDPOINT_NOT_FOUND, by which its clients know an
+// older server: tracing, evaluation, the gateway, other methods of known paths.
+func TestEndpointNotFound(t *testing.T) {
+	e, url := server(t)
+	httpapi.MLflow(e, http.MethodPost, "/runs/create", func(echo.Context) error { return nil })
+	for _, tc := range []struct{ method, path string }{
+		{"GET", "/api/2.0/mlflow/runs/create"},
+		{"PUT", "/ajax-api/2.0/mlflow/runs/create"},
+		{"DELETE", "/health"},
+		{"POST", "/version"},
+		{"POST", "/api/2.0/mlflow/runs/create/"},
+		{"POST", "/api/9.0/mlflow/runs/create"},
+		{"GET", "/"},
+		{"GET", "/api/2.0/mlflow"},
+		{"POST", "/graphql"},
+		{"POST", "/v1/traces"},
+		{"POST", "/api/2.0/mlflow/traces"},
+		{"GET", "/api/2.0/mlflow/traces"},
+		{"PATCH", "/api/2.0/mlflow/traces/tr-1"},
+		{"POST", "/api/3.0/mlflow/traces"},
+		{"POST", "/api/3.0/mlflow/traces/search"},
+		{"GET", "/api/3.0/mlflow/traces/tr-1"},
+		{"DELETE", "/api/3.0/mlflow/traces/tr-1/tags"},
+		{"POST", "/api/3.0/mlflow/datasets/create"},
+		{"POST", "/api/3.0/mlflow/scorers/register"},
+		{"GET", "/api/2.0/mlflow/gateway/endpoints/list"},
+		{"GET", "/api/3.0/mlflow/workspaces"},
+		{"POST", "/ajax-api/2.0/mlflow/gateway-proxy"},
+		{"GET", "/ajax-api/3.0/mlflow/ui-telemetry"},
+		{"GET", "/api/3.0/mlflow/server-features"},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), tc.method, url+tc.path, strings.NewReader(`{"run_id":"x"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if want := `{"error_code":"ENDPOINT_NOT_FOUND","message":"Not Found"}`; err != nil || resp.StatusCode != 404 ||
+			string(body) != want || resp.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("%s %s: %v %d %s %s", tc.method, tc.path, err, resp.StatusCode, resp.Header.Get("Content-Type"), body)
+		}
+	}
+}
+
+func TestServerInfo(t *testing.T) {
+	_, url := server(t)
+	for _, api := range []string{"/api", "/ajax-api"} {
+		resp, body, err := get(t, url+api+"/3.0/mlflow/server-info")
+		var info map[string]any
+		if err == nil {
+			err = json.Unmarshal([]byte(body), &info)
+		}
+		if err != nil || resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "application/json" || info["store_type"] != "SqlStore" ||
+			info["workspaces_enabled"] != false || info["multipart_uploads_enabled"] != false || info["artifact_serving_enabled"] != true {
+			t.Errorf("%s: %v %v %s", api, err, resp, body)
 		}
 	}
 }

@@ -41,6 +41,39 @@ type ListArtifactsResponse struct {
 	NextPageToken string     `json:"next_page_token,omitzero"`
 }
 
+// MaxPresignedSeconds is for how long a presigned URL can be valid at most.
+const MaxPresignedSeconds = 604_800
+
+// PresignedUploadURL is the request of artifacts/presigned-upload-url, for a run
+// or a logged model.
+type PresignedUploadURL struct {
+	RunID, ModelID, Path string
+	Expiration           int64 // seconds
+}
+
+func (r *PresignedUploadURL) fields() []field {
+	return []field{
+		{name: "run_id", dst: &r.RunID},
+		{name: "model_id", dst: &r.ModelID},
+		{name: "path", required: true, dst: &r.Path},
+		{name: "expiration", def: 900, dst: &r.Expiration},
+	}
+}
+
+// PresignedDownloadURL is the request of artifacts/presigned-download-url.
+type PresignedDownloadURL struct {
+	RunID, Path string
+	Expiration  int64 // seconds
+}
+
+func (r *PresignedDownloadURL) fields() []field {
+	return []field{
+		{name: "run_id", required: true, dst: &r.RunID},
+		{name: "path", required: true, dst: &r.Path},
+		{name: "expiration", def: 900, dst: &r.Expiration},
+	}
+}
+
 // ValidateArtifactPath checks a path relative to the root of a run's artifacts,
 // and returns its shortest form: "" is the root itself. It refuses, with an *apierr.Error of code InvalidParameterValue, a path that
 // is absolute or a file: URI, that has a ".." in it, a '#', a backslash or a

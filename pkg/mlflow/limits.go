@@ -33,3 +33,10 @@ const (
 	DefaultSearchVersions = MaxSearchVersions
 	MaxSearchVersions     = 200_000
 )
+
+// MLflow's limits on the histories of several runs in one answer.
+const (
+	MaxHistoryRuns   = 100
+	MaxHistoryBulk   = 25_000 // points of all runs together
+	MaxHistorySample = 2500   // points of each run
+)

@@ -1,6 +1,9 @@
 package mlflow
 
 import (
+	"fmt"
+	"math"
+
 	"github.com/go-json-experiment/json/jsontext"
 )
 
@@ -78,4 +81,81 @@ func (r *GetMetricHistory) fields() []field {
 type GetMetricHistoryResponse struct {
 	Metrics       []Metric `json:"metrics,omitempty"`
 	NextPageToken string   `json:"next_page_token,omitzero"`
+}
+
+// RunMetric is a point of a metric and the run that it belongs to.
+type RunMetric struct {
+	Metric
+	RunID string
+}
+
+// MarshalJSONTo writes the point as MLflow's REST API shows it.
+func (m RunMetric) MarshalJSONTo(enc *jsontext.Encoder) error {
+	for _, t := range [...]jsontext.Token{
+		jsontext.BeginObject,
+		jsontext.String("key"), jsontext.String(m.Key),
+		jsontext.String("value"), float(m.Value),
+		jsontext.String("timestamp"), jsontext.Int(m.Timestamp),
+		jsontext.String("step"), jsontext.Int(m.Step),
+		jsontext.String("run_id"), jsontext.String(m.RunID),
+		jsontext.EndObject,
+	} {
+		if err := enc.WriteToken(t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AppendPython appends the point to b as Python writes a dictionary in JSON,
+// which is how metrics/get-history-bulk shows it: NaN and the infinities are
+// bare words, that most JSON parsers refuse.
+func (m RunMetric) AppendPython(b []byte) []byte {
+	value := pyFloat(m.Value)
+	switch {
+	case math.IsNaN(m.Value):
+		value = "NaN"
+	case math.IsInf(m.Value, 1):
+		value = "Infinity"
+	case math.IsInf(m.Value, -1):
+		value = "-Infinity"
+	}
+	return fmt.Appendf(b, `{"key":%s,"run_id":%s,"step":%d,"timestamp":%d,"value":%s}`,
+		jsonQuote(m.Key), jsonQuote(m.RunID), m.Step, m.Timestamp, value)
+}
+
+// GetMetricHistoryBulk is the request of metrics/get-history-bulk. Check it
+// with ValidateHistoryBulk.
+type GetMetricHistoryBulk struct {
+	RunIDs     []string
+	MetricKey  *string
+	MaxResults int64 // of all runs together; MaxHistoryBulk unless given
+}
+
+func (r *GetMetricHistoryBulk) fields() []field {
+	return []field{
+		{name: "run_id", dst: &r.RunIDs},
+		{name: "metric_key", dst: &r.MetricKey},
+		{name: "max_results", def: MaxHistoryBulk, dst: &r.MaxResults},
+	}
+}
+
+// GetMetricHistoryBulkInterval is the request of
+// metrics/get-history-bulk-interval. Check it with ValidateHistoryInterval.
+type GetMetricHistoryBulkInterval struct {
+	RunIDs    []string
+	MetricKey string
+	// StartStep and EndStep, both or neither, are the first and the last step.
+	StartStep, EndStep *int64
+	MaxResults         int64 // of each run; MaxHistorySample unless given
+}
+
+func (r *GetMetricHistoryBulkInterval) fields() []field {
+	return []field{
+		{name: "run_ids", required: true, dst: &r.RunIDs},
+		{name: "metric_key", required: true, dst: &r.MetricKey},
+		{name: "start_step", dst: &r.StartStep},
+		{name: "end_step", dst: &r.EndStep},
+		{name: "max_results", def: MaxHistorySample, dst: &r.MaxResults},
+	}
 }

@@ -301,6 +301,38 @@ func ValidateHistoryMaxResults(n int64) error {
 	return nil
 }
 
+// ValidateHistoryBulk checks a request for the histories of several runs.
+func ValidateHistoryBulk(r *GetMetricHistoryBulk) error {
+	switch {
+	case len(r.RunIDs) == 0:
+		return invalidf("GetMetricHistoryBulk request must specify at least one run_id.")
+	case len(r.RunIDs) > MaxHistoryRuns:
+		return invalidf("GetMetricHistoryBulk request cannot specify more than %d run_ids. Received %d run_ids.", MaxHistoryRuns, len(r.RunIDs))
+	case r.MetricKey == nil:
+		return invalidf("GetMetricHistoryBulk request must specify a metric_key.")
+	case r.MaxResults < 0:
+		return invalidf("Invalid value %d for parameter 'max_results' supplied. It must not be negative.", r.MaxResults)
+	}
+	return nil
+}
+
+// ValidateHistoryInterval checks a request for samples of the histories of
+// several runs.
+func ValidateHistoryInterval(r *GetMetricHistoryBulkInterval) error {
+	switch {
+	case len(r.RunIDs) > MaxHistoryRuns:
+		return invalidf("GetMetricHistoryBulkInterval request must specify at most %d run_ids. Received %d run_ids.%s",
+			MaxHistoryRuns, len(r.RunIDs), seeDocs)
+	case r.MaxResults < 1 || r.MaxResults > MaxHistorySample:
+		return invalidf("max_results must be between 1 and %d.%s", MaxHistorySample, seeDocs)
+	case (r.StartStep == nil) != (r.EndStep == nil):
+		return invalidf("If either start step or end step are specified, both must be specified.")
+	case r.StartStep != nil && *r.StartStep > *r.EndStep:
+		return invalidf("end_step must be greater than start_step. Found start_step=%d and end_step=%d.", *r.StartStep, *r.EndStep)
+	}
+	return nil
+}
+
 // ValidateModelsMaxResults checks the page size of a search for registered
 // models. MLflow takes 0 and less, and answers with empty pages without end.
 func ValidateModelsMaxResults(n int64) error { return checkRegistryMax(n, MaxSearchModels) }

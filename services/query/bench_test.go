@@ -5,9 +5,8 @@ import (
 	"strconv"
 	"testing"
 
-	"github.com/ClickHouse/clickhouse-go/v2"
-
 	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/services/query"
 )
 
 const (
@@ -76,21 +75,44 @@ func BenchmarkSearchRuns(b *testing.B) {
 	}
 }
 
+// The time of a page must not depend on where it is in the series.
 func BenchmarkMetricHistory(b *testing.B) {
 	f := newFixture(b)
 	f.project()
-	run := newRunID()
-	f.insertPoints(run, point{"loss", 0, 0, 0})
-	const points = 1_000_000
-	if err := f.conn.Exec(b.Context(), "INSERT INTO metrics (run_id, key, step, timestamp, value, shard, seq, idx) "+
-		"SELECT {run:UUID}, 'loss', number, 1700000000000 + number * 10, sipHash64(number) / 1e19, 0, number, 0 FROM numbers({points:UInt64})",
-		clickhouse.Named("run", testRun{id: run}.uuid().String()), clickhouse.Named("points", points)); err != nil {
-		b.Fatal(err)
+	const points, size = 10_000_000, 25_000
+	run := f.longSeries("loss", points)
+	for _, c := range []struct {
+		name string
+		at   int
+	}{{"first", 0}, {"middle", points / 2}, {"last", points - size}} {
+		b.Run(c.name, func(b *testing.B) {
+			args := []string{"run_id", run, "metric_key", "loss", "max_results", strconv.Itoa(size)}
+			if c.at > 0 {
+				args = append(args, "page_token", query.HistoryToken(run, "loss", historyStart+int64(c.at)*10, int64(c.at), 1))
+			}
+			for b.Loop() {
+				if w := f.get("/metrics/get-history", args...); w.Code != 200 {
+					b.Fatal(w.Body)
+				}
+			}
+		})
 	}
-	for name, args := range map[string][]string{"page25000": {"max_results", "25000"}, "all": nil} {
+}
+
+func BenchmarkHistoryInterval(b *testing.B) {
+	f := newFixture(b)
+	f.project()
+	ids := []string{"metric_key", "loss"}
+	for range 100 {
+		ids = append(ids, "run_ids", f.longSeries("loss", 10_000))
+	}
+	for name, args := range map[string][]string{
+		"long":    {"metric_key", "loss", "run_ids", f.longSeries("loss", 10_000_000)},
+		"runs100": ids,
+	} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				if w := f.get("/metrics/get-history", append([]string{"run_id", run, "metric_key", "loss"}, args...)...); w.Code != 200 {
+				if w := f.get("/metrics/get-history-bulk-interval", append(args, "max_results", "320")...); w.Code != 200 {
 					b.Fatal(w.Body)
 				}
 			}

@@ -15,11 +15,19 @@
 // run of its page, and a digest of the search, so that runs that are written
 // between two pages neither repeat a run nor hide one.
 //
+// # Histories
+//
+// A history goes by time, its table by step. A page is found through an index on
+// time and a bound on where it ends (see pageEnd), so that its time does not
+// depend on its place in the history. A sample of a history numbers the points as
+// the table is read. Neither needs memory that grows with the history.
+//
 // # Differences from MLflow
 //
 // Infinities are returned as they were logged; MLflow's SQL store clamps them.
 // NaN is unequal to every number, as in MLflow from 3.17 on. In the order of a
-// history NaN comes after the other values of its timestamp and step.
+// history, and of its samples, NaN comes after the other values of its timestamp
+// and step. get-history-bulk refuses a negative max_results.
 // attributes.run_name is the run's name even when its tag was deleted. There is
 // a next page token only when there is a next page. A run that was deleted by
 // itself stays deleted when its experiment is restored, unless the log says

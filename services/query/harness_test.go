@@ -242,6 +242,27 @@ func (f *fixture) insertPoints(runID string, points ...point) {
 	})
 }
 
+// longSeries writes a series of so many points, ten milliseconds apart, whose
+// first is at historyStart, and returns its run.
+func (f *fixture) longSeries(key string, points int) (run string) {
+	f.t.Helper()
+	run = newRunID()
+	f.insertPoints(run, point{key, 0, historyStart, 0})
+	const part = 1_000_000
+	for from := 1; from < points; from += part {
+		if err := f.conn.Exec(f.t.Context(), "INSERT INTO metrics (run_id, key, step, timestamp, value, shard, seq, idx) "+
+			"SELECT {run:UUID}, {key:String}, number, {start:Int64} + number * 10, sipHash64(number) / 1e19, 0, number, 0 FROM numbers({from:UInt64}, {count:UInt64})",
+			clickhouse.Named("run", testRun{id: run}.uuid().String()), clickhouse.Named("key", key), clickhouse.Named("start", int64(historyStart)),
+			clickhouse.Named("from", from), clickhouse.Named("count", min(part, points-from))); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	return run
+}
+
+// historyStart is the time of the first point of a long series.
+const historyStart = 1_700_000_000_000
+
 type testExperiment struct {
 	id         uint64
 	name       string
@@ -296,11 +317,16 @@ func (f *fixture) batch(insert string, fill func(driver.Batch) error) {
 
 // get and post ask the service; path is below /api/2.0/mlflow.
 func (f *fixture) get(path string, args ...string) *httptest.ResponseRecorder {
+	return f.do(f.request("/api/2.0/mlflow"+path, args...))
+}
+
+// request returns a GET request of any path.
+func (f *fixture) request(path string, args ...string) *http.Request {
 	q := url.Values{}
 	for i := 0; i < len(args); i += 2 {
 		q.Add(args[i], args[i+1])
 	}
-	return f.do(httptest.NewRequest(http.MethodGet, "/api/2.0/mlflow"+path+"?"+q.Encode(), nil))
+	return httptest.NewRequest(http.MethodGet, path+"?"+q.Encode(), nil)
 }
 
 func (f *fixture) post(path string, body any) *httptest.ResponseRecorder {

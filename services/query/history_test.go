@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/runledger/runledger/services/query"
 )
 
 func (f *fixture) history(runID, key string, pageSize int) (points []wireMetric, pages int) {
@@ -117,4 +119,29 @@ func TestMetricHistoryPages(t *testing.T) {
 			t.Fatalf("got %v, want %v", got, points)
 		}
 	})
+}
+
+// A history of any length comes whole, in one answer if that is asked for.
+func TestMetricHistoryOfALongSeries(t *testing.T) {
+	f := newFixture(t, func(c *query.Config) { c.MaxMemory = 128 << 20 })
+	f.project()
+	const points = 1_200_001
+	run := f.longSeries("loss", points)
+	for _, limit := range []int{0, 1_100_000} {
+		want := points
+		args := []string{"run_id", run, "metric_key", "loss"}
+		if limit > 0 {
+			want = limit
+			args = append(args, "max_results", strconv.Itoa(limit))
+		}
+		page := decode[wireHistory](t, f.get("/metrics/get-history", args...))
+		if len(page.Metrics) != want || (page.NextPageToken != "") != (limit > 0) {
+			t.Fatalf("limit %d: %d points, next page %q", limit, len(page.Metrics), page.NextPageToken)
+		}
+		for i, m := range page.Metrics {
+			if m.Step != int64(i) || m.Timestamp != historyStart+int64(i)*10 {
+				t.Fatalf("limit %d: point %d is %v", limit, i, m)
+			}
+		}
+	}
 }

@@ -108,6 +108,8 @@ func (s *Service) Register(e *echo.Echo) {
 	httpapi.MLflow(e, http.MethodGet, "/runs/get", s.getRun)
 	httpapi.MLflow(e, http.MethodPost, "/runs/search", s.searchRuns)
 	httpapi.MLflow(e, http.MethodGet, "/metrics/get-history", s.getMetricHistory)
+	httpapi.MLflow(e, http.MethodGet, "/metrics/get-history-bulk-interval", s.getMetricHistoryBulkInterval)
+	e.GET("/ajax-api/2.0/mlflow/metrics/get-history-bulk", s.getMetricHistoryBulk)
 	// Nothing makes logged models yet, so a search finds none. Clients search
 	// for those of a run whenever they list its artifacts.
 	httpapi.MLflow(e, http.MethodPost, "/logged-models/search", func(ec echo.Context) error {

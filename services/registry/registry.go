@@ -197,20 +197,28 @@ func (s *Service) Register(e *echo.Echo) {
 // read returns the state that an answer is made from: the log's present one, or
 // after waitLimit the one that there is, which the answer then says of itself.
 func (s *Service) read(c echo.Context) *catalog.State {
-	ctx, cancel := context.WithTimeout(c.Request().Context(), waitLimit)
+	state, fresh := s.current(c.Request().Context())
+	h := c.Response().Header()
+	h.Set(httpapi.HeaderWatermark, fmt.Sprintf("%s=%d", events.StreamRegistry, state.Seq()))
+	if !fresh {
+		h.Set(httpapi.HeaderStale, "true")
+	}
+	return state
+}
+
+// current returns the log's present state, or after waitLimit the one that there
+// is, which is not fresh.
+func (s *Service) current(ctx context.Context) (state *catalog.State, fresh bool) {
+	ctx, cancel := context.WithTimeout(ctx, waitLimit)
 	defer cancel()
 	last, err := s.log.LastSeq(ctx, events.StreamRegistry)
 	if err == nil {
 		err = s.wait(ctx, last)
 	}
-	state := s.ledger.State()
-	h := c.Response().Header()
-	h.Set(httpapi.HeaderWatermark, fmt.Sprintf("%s=%d", events.StreamRegistry, state.Seq()))
 	if err != nil {
 		s.logger.Warn("registry: stale answer", slog.Any("error", err))
-		h.Set(httpapi.HeaderStale, "true")
 	}
-	return state
+	return s.ledger.State(), err == nil
 }
 
 // wait returns nil once the ledger has the event, or why it has not.

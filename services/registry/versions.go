@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"strconv"
 	"strings"
 
@@ -71,6 +72,18 @@ func (s *Service) downloadURI(c echo.Context) error {
 		return err
 	}
 	return mlflow.WriteJSON(c.Response(), mlflow.GetDownloadURIResponse{ArtifactURI: v.DownloadURI()})
+}
+
+// DownloadURI returns where the files of a model version are, as of now or as
+// close to it as the ledger gets in time. It returns MLflow's errors for a name
+// or a version that is malformed or not there.
+func (s *Service) DownloadURI(ctx context.Context, name, version string) (string, error) {
+	state, _ := s.current(ctx)
+	_, v, err := findVersion(state, name, version)
+	if err != nil {
+		return "", err
+	}
+	return v.DownloadURI(), nil
 }
 
 func (s *Service) updateVersion(c echo.Context) error {

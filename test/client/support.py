@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import mlflow
+import pytest
 import requests
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -21,6 +23,12 @@ SEE_DOCS = " See the API docs for more information about request parameters."
 
 def unique(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex[:12]}"
+
+
+def client_3(what: str) -> pytest.MarkDecorator:
+    """Skips a test of `what` with clients of mlflow 2, which do not have it."""
+    old = mlflow.__version__.startswith("2.")
+    return pytest.mark.skipif(old, reason=f"mlflow {mlflow.__version__} has no {what}")
 
 
 @dataclass

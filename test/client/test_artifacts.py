@@ -7,7 +7,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from support import Api
+from support import Api, client_3
 
 NAMES = [
     "100% done.txt",
@@ -94,6 +94,7 @@ def test_empty_file(client: MlflowClient, run: str, tmp_path: Path) -> None:
     assert Path(client.download_artifacts(run, "empty.txt", str(tmp_path))).read_bytes() == b""
 
 
+@client_3("mlflow.artifacts.list_artifacts")
 def test_listing_through_the_fluent_api(client: MlflowClient, run: str) -> None:
     client.log_text(run, "1", "d/y.txt")
     listed = mlflow.artifacts.list_artifacts(run_id=run, artifact_path="d")
@@ -103,7 +104,7 @@ def test_listing_through_the_fluent_api(client: MlflowClient, run: str) -> None:
 def test_nothing_there(client: MlflowClient, run: str) -> None:
     assert client.list_artifacts(run) == []
     assert client.list_artifacts(run, "nowhere") == []
-    with pytest.raises(MlflowException, match="Failed to download artifacts"):
+    with pytest.raises(MlflowException, match=r"[Ff]ail.* download"):
         client.download_artifacts(run, "nowhere.txt")
 
 

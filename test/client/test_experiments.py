@@ -4,7 +4,7 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
-from support import unique
+from support import client_3, unique
 
 
 def test_create_and_get(client: MlflowClient) -> None:
@@ -86,6 +86,12 @@ def test_tags(client: MlflowClient, experiment: str) -> None:
     client.set_experiment_tag(experiment, "team", "speech")
     client.set_experiment_tag(experiment, "cost", 5)
     assert client.get_experiment(experiment).tags == {"team": "speech", "cost": "5"}
+
+
+@client_3("MlflowClient.delete_experiment_tag")
+def test_tag_is_deleted(client: MlflowClient, experiment: str) -> None:
+    client.set_experiment_tag(experiment, "team", "speech")
+    client.set_experiment_tag(experiment, "cost", 5)
     client.delete_experiment_tag(experiment, "cost")
     assert client.get_experiment(experiment).tags == {"team": "speech"}
 

@@ -8,7 +8,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from support import Api, unique
+from support import Api, client_3, unique
 
 
 def add_version(client: MlflowClient, model: str, run: str, **options: Any) -> str:
@@ -163,6 +163,7 @@ def test_aliases(client: MlflowClient, model: str, run: str) -> None:
     assert raised.value.error_code == "INVALID_PARAMETER_VALUE"
 
 
+@client_3("alias latest: it refuses to ask")
 def test_alias_latest_is_the_newest_version(client: MlflowClient, model: str, run: str) -> None:
     for _ in range(2):
         add_version(client, model, run)

@@ -5,7 +5,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from support import Api, unique
+from support import Api, client_3, unique
 
 
 def test_fluent_run(client: MlflowClient, experiment: str) -> None:
@@ -81,6 +81,7 @@ def test_log_batch(client: MlflowClient, run: str) -> None:
     ]
 
 
+@client_3("mlflow.flush_async_logging")
 def test_asynchronous_logging(client: MlflowClient, experiment: str) -> None:
     with mlflow.start_run(experiment_id=experiment) as run:
         for step in range(100):

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from support import REPOSITORY, unique
+from support import REPOSITORY, client_3, unique
 
 
+@client_3("skops models, which the sweep saves")
 @pytest.mark.timeout(300)
 def test_sweep(server: str, client: MlflowClient, tmp_path: Path) -> None:
     experiment, model = unique("sweep"), unique("digits")

@@ -1,0 +1,97 @@
+package artifacts
+
+import (
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/mlflow"
+)
+
+// registerUnsupported adds what clients may ask for and no store offers: whole
+// files go through the server, in both directions. They are told so in MLflow's
+// words, and server-info says so before they ask.
+func (p *Proxy) registerUnsupported(e *echo.Echo) {
+	for _, api := range []string{"/api/2.0", "/ajax-api/2.0"} {
+		for _, action := range []string{"create", "complete", "abort"} {
+			prefix := api + "/mlflow-artifacts/mpu/" + action + "/"
+			e.POST(prefix+"*", unsupported(prefix, "Multipart upload"))
+		}
+		prefix := api + "/mlflow-artifacts/presigned/"
+		e.GET(prefix+"*", unsupported(prefix, "Multipart download"))
+		e.POST(api+"/mlflow/artifacts/presigned-upload-url", p.presignUpload)
+		e.POST(api+"/mlflow/artifacts/presigned-download-url", p.presignDownload)
+	}
+}
+
+// unsupported refuses what is asked of the artifact after the prefix.
+func unsupported(prefix, what string) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if _, err := cleanPath(strings.TrimPrefix(c.Request().URL.Path, prefix)); err != nil {
+			return err
+		}
+		return notSupported(what)
+	}
+}
+
+func notSupported(what string) error {
+	return apierr.Errorf(apierr.NotImplemented, "%s is not supported for the current artifact repository", what)
+}
+
+func (p *Proxy) presignUpload(c echo.Context) error {
+	req, err := mlflow.Decode[mlflow.PresignedUploadURL](c.Request())
+	if err != nil {
+		return err
+	}
+	if (req.RunID == "") == (req.ModelID == "") {
+		return apierr.Errorf(apierr.InvalidParameterValue, "Exactly one of run_id and model_id must be provided.")
+	}
+	if _, err := cleanPath(req.Path); err != nil {
+		return err
+	}
+	uri := Scheme // where the files of all logged models are
+	if req.RunID != "" {
+		if uri, err = p.locate(c.Request().Context(), req.RunID); err != nil {
+			return err
+		}
+	}
+	if scheme := proxied(uri); scheme != "" {
+		return apierr.Errorf(apierr.InvalidParameterValue, "Presigned upload is not supported for proxied artifact storage "+
+			"(artifact URI scheme: %s). This endpoint requires a direct cloud storage artifact URI.", scheme)
+	}
+	return notSupported("Presigned upload")
+}
+
+func (p *Proxy) presignDownload(c echo.Context) error {
+	req, err := mlflow.Decode[mlflow.PresignedDownloadURL](c.Request())
+	if err != nil {
+		return err
+	}
+	if _, err := cleanPath(req.Path); err != nil {
+		return err
+	}
+	if req.Expiration < 1 || req.Expiration > mlflow.MaxPresignedSeconds {
+		return apierr.Errorf(apierr.InvalidParameterValue, "expiration must be between 1 and %d seconds (got %d).",
+			mlflow.MaxPresignedSeconds, req.Expiration)
+	}
+	uri, err := p.locate(c.Request().Context(), req.RunID)
+	if err != nil {
+		return err
+	}
+	if scheme := proxied(uri); scheme != "" {
+		return apierr.Errorf(apierr.InvalidParameterValue, "Presigned download is not supported for runs with proxied artifact storage "+
+			"(artifact URI scheme: %s). This endpoint requires a run with a direct cloud storage artifact URI.", scheme)
+	}
+	return notSupported("Presigned download")
+}
+
+// proxied returns the scheme of a location that clients reach through a server,
+// "" for another location.
+func proxied(uri string) string {
+	switch scheme, _, _ := strings.Cut(uri, ":"); scheme {
+	case "http", "https", "mlflow-artifacts":
+		return scheme
+	}
+	return ""
+}
