@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/spf13/cobra"
@@ -46,25 +47,24 @@ func (o *options) logger() *slog.Logger {
 
 // artifactsURL returns the artifact store's URL for gocloud.dev/blob.
 func (o *options) artifactsURL() (string, error) {
-	where := o.artifacts
-	if where == "" {
-		where = filepath.Join(o.dataDir, "artifacts")
-	}
-	u, err := url.Parse(where)
-	if err != nil {
-		return "", fmt.Errorf("--artifacts %q: %w", where, err)
-	}
-	dir := where
-	switch u.Scheme {
-	case "":
-	case "file":
+	dir := o.artifacts
+	if dir == "" {
+		dir = filepath.Join(o.dataDir, "artifacts")
+	} else if scheme, _, ok := strings.Cut(dir, "://"); ok && scheme != "file" {
+		return dir, nil
+	} else if ok {
+		u, err := url.Parse(dir)
+		if err != nil {
+			return "", fmt.Errorf("--artifacts: %w", err)
+		}
+		if u.Host != "" || u.Path == "" {
+			return "", fmt.Errorf("--artifacts %q: want three slashes and the whole path, as in file:///srv/artifacts", dir)
+		}
 		dir = u.Path
-	default:
-		return where, nil
 	}
-	dir, err = filepath.Abs(dir)
+	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return "", fmt.Errorf("--artifacts %q: %w", where, err)
+		return "", fmt.Errorf("--artifacts %q: %w", o.artifacts, err)
 	}
 	// No side files with metadata, and temporary files beside their targets, so
 	// that a finished upload appears by a rename.

@@ -129,12 +129,18 @@ func (n *node) close() error {
 func run(ctx context.Context, o options, p parts, embedded bool, stdout io.Writer) (err error) {
 	n := &node{options: o, logger: o.logger(), registry: prometheus.NewRegistry()}
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	defer func() { err = errors.Join(err, n.close()) }()
+	defer func() {
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			err = nil // told to stop while starting
+		}
+		err = errors.Join(err, n.close())
+	}()
+	defer context.AfterFunc(ctx, func() { n.logger.Info("shutting down") })()
 
 	// A busy address is refused before anything is started for it.
 	listener, err := net.Listen("tcp", o.listen)
 	if err != nil {
-		return fmt.Errorf("listen on %s: %w (choose another address with --listen)", o.listen, err)
+		return fmt.Errorf("%w (choose another address with --listen)", err)
 	}
 	defer func() { _ = listener.Close() }() // closed already after Serve
 
@@ -172,11 +178,7 @@ func run(ctx context.Context, o options, p parts, embedded bool, stdout io.Write
 		return httpapi.Serve(serving, listener, e, drainTimeout)
 	})
 	banner(stdout, p, embedded, listener.Addr(), n.dir)
-	err = group.Wait()
-	if ctx.Err() != nil {
-		n.logger.Info("shutting down")
-	}
-	return err
+	return group.Wait()
 }
 
 // openDir takes the data directory, when this process keeps anything on disk.

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -345,3 +347,32 @@ func testStreaming(t *testing.T, server *httptest.Server, bound uint64) {
 		t.Errorf("a range of 10 bytes allocated %d KB, and got %d bytes", n>>10, got)
 	}
 }
+
+func TestUnfinishedUploadIsNotListed(t *testing.T) {
+	dir := t.TempDir()
+	_, store := serveStore(t, "file://"+dir+"?metadata=skip&no_tmp_dir=true")
+	killed := errors.New("killed")
+	read := io.MultiReader(strings.NewReader("half"), readerFunc(func([]byte) (int, error) {
+		files, err := os.ReadDir(dir)
+		if err != nil || len(files) != 1 {
+			t.Errorf("%d files on disk (%v), want the unfinished one", len(files), err)
+			return 0, killed
+		}
+		// What a kill at this moment would leave.
+		return 0, errors.Join(killed, os.Link(filepath.Join(dir, files[0].Name()), filepath.Join(dir, "a.txt.18ea96dd3f37df70.tmp")))
+	}))
+	if err := store.Write(t.Context(), "a.txt", read); !errors.Is(err, killed) {
+		t.Fatal(err)
+	}
+	if err := store.Write(t.Context(), "b.tmp", strings.NewReader("whole")); err != nil {
+		t.Fatal(err)
+	}
+	files, err := store.List(t.Context(), "")
+	if err != nil || len(files) != 1 || files[0].Name != "b.tmp" {
+		t.Error(files, err)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"mime"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -27,6 +28,10 @@ const (
 	octets    = "application/octet-stream"
 	plainText = "text/plain"
 )
+
+// unfinished matches what gocloud.dev/blob/fileblob names a file until its
+// upload is done; it stays when the process is killed before that.
+var unfinished = regexp.MustCompile(`\.[0-9a-f]{16}\.tmp$`)
 
 // File is an entry of a directory.
 type File struct {
@@ -123,6 +128,9 @@ func (s *Store) List(ctx context.Context, dir string) ([]File, error) {
 		}
 		if len(files) == maxList {
 			return nil, apierr.Errorf(apierr.InvalidParameterValue, "Directory '%s' holds more than %d files", dir, maxList)
+		}
+		if unfinished.MatchString(object.Key) {
+			continue
 		}
 		files = append(files, File{Name: path.Base(object.Key), IsDir: object.IsDir, Size: object.Size})
 	}

@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,6 +64,9 @@ type LaneConfig struct {
 	// state that its commands changed must be dropped or read from the log
 	// again. May be nil.
 	Reset func(ctx context.Context) error
+	// Observe is told of each attempt to commit a batch: its number of messages,
+	// how long it took, and why it failed or nil. May be nil.
+	Observe func(messages int, took time.Duration, err error)
 }
 
 // Lane commits commands to one stream, in the order in which they are given.
@@ -175,6 +179,9 @@ func (l *Log) NewLane(c LaneConfig) *Lane {
 	if c.Reset == nil {
 		c.Reset = func(context.Context) error { return nil }
 	}
+	if c.Observe == nil {
+		c.Observe = func(int, time.Duration, error) {}
+	}
 	lane := &Lane{log: l, config: c, queue: make(chan *command, c.Queue), done: make(chan struct{})}
 	go lane.run()
 	return lane
@@ -254,7 +261,7 @@ func (l *Lane) gather(first *command) (b *Batch, carry *command) {
 			switch {
 			case !ok:
 				return b, nil
-			case len(b.msgs) >= maxBatchMessages/2 || b.bytes >= l.config.BatchBytes:
+			case len(b.msgs) >= maxBatchMessages/2 || b.bytes >= l.config.BatchBytes || len(b.decided) >= maxBatchMessages:
 				return b, cmd
 			}
 			b.decide(cmd)
@@ -318,6 +325,8 @@ func (l *Lane) commit(b *Batch) {
 // answers the commands that are done with, and returns the others and why they
 // are not: after an error, the state has been reset.
 func (l *Lane) publish(b *Batch) (left []decision, err error) {
+	begun := time.Now()
+	defer func() { l.config.Observe(len(b.msgs), time.Since(begun), err) }()
 	if len(b.msgs) > 1 && (b.bound || len(b.msgs) > maxSeparate) {
 		var end uint64
 		var exact bool
@@ -393,11 +402,8 @@ func (l *Lane) publishSeparate(b *Batch) (left []decision, err error) {
 		}
 		if errs[i] != nil && !isRefusal(errs[i]) {
 			seqs[i], _, errs[i] = l.repeat(ctx, errs[i], func(ctx context.Context) (uint64, bool, error) {
-				ack, err := l.log.js.PublishMsg(ctx, b.msgs[i])
-				if err != nil {
-					return 0, false, err
-				}
-				return ack.Sequence, true, nil
+				seq, err := l.publishAgain(ctx, b.msgs[i])
+				return seq, true, err
 			})
 		}
 	}
@@ -423,6 +429,33 @@ func (l *Lane) publishSeparate(b *Batch) (left []decision, err error) {
 	return left, err
 }
 
+// publishAgain publishes a message that may have been committed, and returns its
+// sequence. Of a single message the server checks the expectation before the
+// message id, so one that has been committed may be refused for what it did
+// itself to what it expects. Then the log is asked.
+func (l *Lane) publishAgain(ctx context.Context, msg *nats.Msg) (seq uint64, err error) {
+	ack, err := l.log.js.PublishMsg(ctx, msg)
+	if err == nil {
+		return ack.Sequence, nil
+	}
+	if !isConflict(err) {
+		return 0, err
+	}
+	expected, parseErr := strconv.ParseUint(cmp.Or(msg.Header.Get(jetstream.ExpectedLastSeqHeader), msg.Header.Get(jetstream.ExpectedLastSubjSeqHeader)), 10, 64)
+	if parseErr != nil {
+		return 0, errors.Join(err, parseErr)
+	}
+	for rec, readErr := range l.log.Read(ctx, l.config.Stream, msg.Subject, expected+1, 0) {
+		if readErr != nil {
+			return 0, readErr
+		}
+		if rec.ID == msg.Header.Get(jetstream.MsgIDHeader) {
+			return rec.Seq, nil
+		}
+	}
+	return 0, err
+}
+
 // firstError returns a conflict if there is one, since what is left can then be
 // decided again, and else the first error.
 func firstError(errs []error) error {
@@ -436,8 +469,6 @@ func firstError(errs []error) error {
 }
 
 func await(ctx context.Context, f jetstream.PubAckFuture) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
-	defer cancel()
 	select {
 	case ack := <-f.Ok():
 		return ack.Sequence, nil

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -217,6 +219,15 @@ func TestShardCountIsFixed(t *testing.T) {
 	}
 }
 
+func TestOpenRefusesImpossibleCounts(t *testing.T) {
+	nc := natstest.Start(t)
+	for _, c := range []eventlog.Config{{Shards: -1}, {Shards: events.MaxShards + 1}, {MaxBytes: -1}, {Replicas: -1}} {
+		if _, err := eventlog.Open(t.Context(), nc, c); err == nil {
+			t.Errorf("%+v: no error", c)
+		}
+	}
+}
+
 func TestFullStreamRefusesAndSaysSo(t *testing.T) {
 	log, err := eventlog.Open(t.Context(), natstest.Start(t), eventlog.Config{Shards: 1, MaxBytes: 64 << 10})
 	if err != nil {
@@ -342,4 +353,35 @@ func TestSeparateMessagesHoldTheirExpectations(t *testing.T) {
 			last[run] = rec.Seq
 		}
 	}
+}
+
+// TestCommandsThatWriteNothingAreAnswered has each command bring the next one,
+// so that the queue is never empty: the first must be answered nevertheless.
+func TestCommandsThatWriteNothingAreAnswered(t *testing.T) {
+	lane := open(t).NewLane(eventlog.LaneConfig{Stream: events.StreamExperiments})
+	defer lane.Close()
+	var (
+		wg     sync.WaitGroup
+		stop   atomic.Bool
+		decide eventlog.Decide
+	)
+	do := func() {
+		if _, err := lane.Do(t.Context(), decide); err != nil {
+			t.Error(err)
+		}
+	}
+	decide = func(context.Context, *eventlog.Batch) error {
+		if !stop.Load() {
+			wg.Go(do)
+			for lane.Waiting() == 0 {
+				runtime.Gosched()
+			}
+		}
+		return nil
+	}
+	answered := make(chan struct{})
+	wg.Go(func() { do(); close(answered) })
+	<-answered
+	stop.Store(true)
+	wg.Wait()
 }

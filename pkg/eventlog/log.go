@@ -73,7 +73,7 @@ const (
 	setupTimeout  = 30 * time.Second
 	// readTimeout bounds one request for a stretch of the log.
 	readTimeout = 10 * time.Second
-	// readBatch and readBytes bound one answer.
+	// readBatchSize and readBytes bound one answer.
 	readBatchSize = 1000
 	readBytes     = 8 << 20
 )
@@ -84,15 +84,18 @@ const (
 func Open(ctx context.Context, nc *nats.Conn, c Config) (*Log, error) {
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(10*time.Second))
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(10*time.Second), jetstream.WithPublishAsyncTimeout(attemptTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("open event log: %w", err)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	if c.Shards > events.MaxShards {
-		return nil, fmt.Errorf("open event log: %d shards, at most %d", c.Shards, events.MaxShards)
+	if c.Shards < 0 || c.Shards > events.MaxShards {
+		return nil, fmt.Errorf("open event log: %d shards, want 1 to %d", c.Shards, events.MaxShards)
+	}
+	if c.MaxBytes < 0 || c.Replicas < 0 {
+		return nil, fmt.Errorf("open event log: %d bytes at most and %d replicas of a stream, want positive numbers", c.MaxBytes, c.Replicas)
 	}
 	existing, err := existingShards(ctx, js)
 	if err != nil {

@@ -38,6 +38,7 @@ const MLflowVersion = "3.17.2"
 
 const (
 	readHeaderTimeout = 10 * time.Second
+	bodyTimeout       = time.Minute
 	idleTimeout       = 2 * time.Minute
 	readyTimeout      = 5 * time.Second
 	maxHeaderBytes    = 64 << 10
@@ -60,9 +61,8 @@ type Config struct {
 }
 
 // New returns a server with /health, /version, /readyz, /metrics and MLflow's
-// server-info, to which
-// the services add their routes. A handler returns its errors; the server answers
-// them as MLflow does.
+// server-info, to which the services add their routes. A handler returns its
+// errors; the server answers them as MLflow does.
 func New(c Config) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
@@ -70,6 +70,11 @@ func New(c Config) *echo.Echo {
 	e.Use(middleware.RequestID())
 	e.Use(echoprometheus.NewMiddlewareWithConfig(echoprometheus.MiddlewareConfig{
 		Namespace: "runledger", Subsystem: "http", Registerer: c.Registry, DoNotUseRequestPathFor404: true,
+		// Each value of a label takes memory for good, so clients choose none.
+		LabelFuncs: map[string]echoprometheus.LabelValueFunc{
+			"host":   func(echo.Context, error) string { return "" },
+			"method": func(ec echo.Context, _ error) string { return methodLabel(ec.Request().Method) },
+		},
 	}))
 	e.Use(middleware.RequestLoggerWithConfig(middleware.RequestLoggerConfig{
 		LogMethod: true, LogURI: true, LogStatus: true, LogLatency: true, LogRequestID: true, LogError: true, HandleError: true,
@@ -90,13 +95,22 @@ func New(c Config) *echo.Echo {
 			return err
 		},
 	}))
-	e.GET("/health", func(ec echo.Context) error { return ec.String(http.StatusOK, "OK") })
+	e.Match([]string{http.MethodGet, http.MethodHead}, "/health", func(ec echo.Context) error { return ec.String(http.StatusOK, "OK") })
 	e.GET("/version", func(ec echo.Context) error { return ec.String(http.StatusOK, MLflowVersion) })
 	e.GET("/api/3.0/mlflow/server-info", serverInfo)
 	e.GET("/ajax-api/3.0/mlflow/server-info", serverInfo)
 	e.GET("/readyz", func(ec echo.Context) error { return ready(ec, c.Checks) })
 	e.GET("/metrics", echoprometheus.NewHandlerWithConfig(echoprometheus.HandlerConfig{Gatherer: c.Registry}))
 	return e
+}
+
+// methodLabel returns a request's method, "other" for one that no route has.
+func methodLabel(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
+		return method
+	}
+	return "other"
 }
 
 // Serve answers requests on l until ctx ends, and then until the requests that
@@ -123,10 +137,23 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, drain time.Durat
 }
 
 // MLflow registers a handler under both prefixes of MLflow's API 2.0. The path
-// begins with a slash, and "mlflow" is added before it.
+// begins with a slash, and "mlflow" is added before it. A request must be read
+// within bodyTimeout, and its context ends then.
 func MLflow(e *echo.Echo, method, path string, h echo.HandlerFunc) {
-	e.Add(method, "/api/2.0/mlflow"+path, h)
-	e.Add(method, "/ajax-api/2.0/mlflow"+path, h)
+	e.Add(method, "/api/2.0/mlflow"+path, h, limitTime)
+	e.Add(method, "/ajax-api/2.0/mlflow"+path, h, limitTime)
+}
+
+// limitTime keeps a client that sends its body a byte at a time from holding
+// what the request has reserved.
+func limitTime(h echo.HandlerFunc) echo.HandlerFunc {
+	return func(ec echo.Context) error {
+		err := http.NewResponseController(ec.Response()).SetReadDeadline(time.Now().Add(bodyTimeout))
+		if err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return fmt.Errorf("limit the time of a request: %w", err)
+		}
+		return h(ec)
+	}
 }
 
 // Attributes returns attributes for an event that a request causes: a fresh id

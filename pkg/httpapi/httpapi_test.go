@@ -204,3 +204,26 @@ func TestServeFinishesWhatIsUnderWay(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestClientsChooseNoMetricLabels(t *testing.T) {
+	_, url := server(t)
+	req, err := http.NewRequestWithContext(t.Context(), "CHOSEN", url+"/chosen", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = "chosen.example"
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := resp.Body.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, metrics, err := get(t, url+"/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(metrics, `method="other"`) || strings.Contains(strings.ToLower(metrics), "chosen") {
+		t.Error(metrics)
+	}
+}

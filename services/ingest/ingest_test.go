@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,10 +35,16 @@ func openLog(t testing.TB) *eventlog.Log {
 }
 
 // serve starts an ingest service on a log and returns its address.
-func serve(t testing.TB, log *eventlog.Log, cachedRuns int) string {
+func serve(t testing.TB, log *eventlog.Log, cacheBytes int) string {
+	t.Helper()
+	return start(t, ingest.Config{Log: log, CacheBytes: cacheBytes})
+}
+
+func start(t testing.TB, config ingest.Config) string {
 	t.Helper()
 	registry := prometheus.NewRegistry()
-	s, err := ingest.New(t.Context(), ingest.Config{Log: log, CachedRuns: cachedRuns, Registerer: registry})
+	config.Registerer = registry
+	s, err := ingest.New(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +65,11 @@ type reply struct {
 	body   object
 	stream string
 	seq    uint64
+
+	retryAfter string
 }
+
+func (r reply) code() string { s, _ := r.body["error_code"].(string); return s }
 
 func (r reply) message() string { s, _ := r.body["message"].(string); return s }
 
@@ -68,11 +79,16 @@ func call(t testing.TB, url, path string, request object, headers ...string) rep
 	if err != nil {
 		t.Fatal(err)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/api/2.0/mlflow"+path, bytes.NewReader(data))
+	return send(t, url+"/api/2.0/mlflow"+path, data, append([]string{"Content-Type", "application/json"}, headers...)...)
+}
+
+// send posts a body as it is; headers are names and values in turn.
+func send(t testing.TB, url string, body []byte, headers ...string) reply {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header.Set("Content-Type", "application/json")
 	for i := 0; i < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
 	}
@@ -81,13 +97,13 @@ func call(t testing.TB, url, path string, request object, headers ...string) rep
 		t.Fatal(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	data, err = io.ReadAll(resp.Body)
+	data, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := reply{status: resp.StatusCode, stream: resp.Header.Get(httpapi.HeaderStream)}
+	r := reply{status: resp.StatusCode, stream: resp.Header.Get(httpapi.HeaderStream), retryAfter: resp.Header.Get("Retry-After")}
 	if err := json.Unmarshal(data, &r.body); err != nil {
-		t.Fatalf("%s: %s: %v", path, data, err)
+		t.Fatalf("%s: %s: %v", url, data, err)
 	}
 	r.seq, _ = strconv.ParseUint(resp.Header.Get(httpapi.HeaderSeq), 10, 64)
 	return r
@@ -224,7 +240,9 @@ func TestNameAndTagAreOne(t *testing.T) {
 		steps := []func(){
 			func() {},
 			func() { must(t, url, "/runs/update", object{"run_id": id, "run_name": "updated"}) },
-			func() { must(t, url, "/runs/set-tag", object{"run_id": id, "key": "mlflow.runName", "value": "tagged"}) },
+			func() {
+				must(t, url, "/runs/set-tag", object{"run_id": id, "key": "mlflow.runName", "value": "tagged"})
+			},
 			func() {
 				must(t, url, "/runs/log-batch", object{"run_id": id, "tags": []object{{"key": "mlflow.runName", "value": "first"}, {"key": "mlflow.runName", "value": "last"}}})
 			},
@@ -253,6 +271,297 @@ func TestNameAndTagAreOne(t *testing.T) {
 				t.Errorf("%v, step %d: name %q, tag %q, answered %v", request, i, name, tag, info["run_name"])
 			}
 		}
+	}
+}
+
+// TestStaleCachesAreNotBelieved: what one service remembers of a run or an
+// experiment is not what it says when the other has changed it, be it a
+// success, a refusal or nothing to do.
+func TestStaleCachesAreNotBelieved(t *testing.T) {
+	log := openLog(t)
+	a, b := serve(t, log, 0), serve(t, log, 0)
+	id, _ := createRun(t, a, object{})
+	param := func(value string) object { return object{"run_id": id, "key": "p", "value": value} }
+	run := object{"run_id": id}
+	point := object{"run_id": id, "key": "m", "value": 1, "timestamp": 1}
+	inactive := "The run " + id + " must be in the 'active' state. Current state is deleted."
+	for i, step := range []struct {
+		url, path string
+		request   object
+		message   string // of a refusal
+		written   uint64
+	}{
+		{a, "/runs/log-parameter", param("1"), "", 1},
+		{b, "/runs/delete", run, "", 1},
+		{a, "/runs/log-metric", point, inactive, 0},
+		{b, "/runs/restore", run, "", 1},
+		{a, "/runs/log-metric", point, "", 1},
+		{b, "/runs/delete", run, "", 1},
+		{a, "/runs/log-parameter", param("1"), inactive, 0}, // would change nothing
+		{b, "/runs/restore", run, "", 1},
+		{b, "/runs/delete", run, "", 1},
+		{a, "/runs/log-parameter", param("2"), inactive, 0}, // would change a parameter
+		{b, "/runs/restore", run, "", 1},
+		{a, "/runs/restore", run, "", 0},
+		{b, "/runs/delete", run, "", 1},
+		{a, "/runs/restore", run, "", 1},
+		{b, "/runs/set-tag", object{"run_id": id, "key": "t", "value": "v"}, "", 1},
+		{a, "/runs/delete-tag", object{"run_id": id, "key": "t"}, "", 1},
+		{b, "/runs/delete-tag", object{"run_id": id, "key": "t"}, "No tag with name: t in run with id " + id, 0},
+
+		{a, "/experiments/create", object{"name": "e"}, "", 1},
+		{b, "/experiments/create", object{"name": "e"}, "Experiment(name=e) already exists.", 0},
+		{b, "/experiments/update", object{"experiment_id": "1", "new_name": "f"}, "", 1},
+		{a, "/experiments/update", object{"experiment_id": "1", "new_name": "f"}, "", 0},
+		{a, "/experiments/create", object{"name": "e"}, "", 1},
+		{b, "/experiments/delete", object{"experiment_id": "1"}, "", 1},
+		{a, "/runs/create", object{"experiment_id": "1"}, "The experiment 1 must be in the 'active' state. Current state is deleted.", 0},
+		{a, "/experiments/delete", object{"experiment_id": "1"}, "No Experiment with id=1 exists", 0},
+		{a, "/experiments/restore", object{"experiment_id": "1"}, "", 1},
+		{b, "/runs/create", object{"experiment_id": "1"}, "", 1},
+	} {
+		before := length(t, log)
+		r := call(t, step.url, step.path, step.request)
+		if r.message() != step.message || (r.status == 200) != (step.message == "") || length(t, log) != before+step.written {
+			t.Errorf("step %d, %s: %d %v, %d events, want %q and %d events",
+				i, step.path, r.status, r.body, length(t, log)-before, step.message, step.written)
+		}
+	}
+}
+
+// TestFullLog: what the log did not take leaves nothing behind in the service
+// either.
+func TestFullLog(t *testing.T) {
+	nc := natstest.Start(t)
+	open := func(maxBytes int64) *eventlog.Log {
+		log, err := eventlog.Open(t.Context(), nc, eventlog.Config{Shards: 1, MaxBytes: maxBytes})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return log
+	}
+	url := serve(t, open(64<<10), 0)
+	id, _ := createRun(t, url, object{})
+	param := object{"run_id": id, "key": "p", "value": "1"}
+	fill := func(path string, request func(i int) object) {
+		for i := range 1000 {
+			if r := call(t, url, path, request(i)); r.status != 200 {
+				if r.status != 503 || r.code() != "TEMPORARILY_UNAVAILABLE" || r.retryAfter == "" {
+					t.Fatalf("a full log answered %d %v, Retry-After %q", r.status, r.body, r.retryAfter)
+				}
+				return
+			}
+		}
+		t.Fatal("the log did not fill up")
+	}
+	long := strings.Repeat("x", 1000)
+	fill("/runs/set-tag", func(int) object { return object{"run_id": id, "key": "t", "value": long} })
+	fill("/experiments/create", func(i int) object { return object{"name": fmt.Sprint("e", i, long[:400])} })
+	for _, refused := range []struct {
+		path    string
+		request object
+	}{
+		{"/runs/log-parameter", param},
+		{"/runs/log-parameter", object{"run_id": id, "key": "p", "value": "2"}},
+		{"/runs/log-batch", object{"run_id": id, "params": []object{{"key": "p", "value": "3"}}, "tags": []object{{"key": "u", "value": ""}}}},
+		{"/runs/delete-tag", object{"run_id": id, "key": "t"}},
+		{"/runs/delete-tag", object{"run_id": id, "key": "t"}},
+		{"/runs/delete", object{"run_id": id}},
+		{"/runs/delete", object{"run_id": id}},
+		{"/experiments/create", object{"name": "new" + long[:400]}},
+		{"/experiments/create", object{"name": "new" + long[:400]}},
+	} {
+		if r := call(t, url, refused.path, refused.request); r.status != 503 {
+			t.Errorf("%s: %d %v", refused.path, r.status, r.body)
+		}
+	}
+	open(1 << 20)
+	must(t, url, "/runs/log-parameter", param)
+	must(t, url, "/runs/delete-tag", object{"run_id": id, "key": "t"})
+	must(t, url, "/experiments/create", object{"name": "new" + long[:400]})
+}
+
+func TestTooMuchAtATime(t *testing.T) {
+	log := openLog(t)
+	url := start(t, ingest.Config{Log: log, InFlightBytes: 100})
+	before := length(t, log)
+	r := call(t, url, "/experiments/create", object{"name": strings.Repeat("e", 100)})
+	if r.status != 429 || r.code() != "REQUEST_LIMIT_EXCEEDED" || r.retryAfter == "" || length(t, log) != before {
+		t.Errorf("%d %v, Retry-After %q, %d events", r.status, r.body, r.retryAfter, length(t, log)-before)
+	}
+	// What was refused does not count for ever.
+	must(t, url, "/experiments/create", object{"name": strings.Repeat("e", 80)})
+}
+
+func TestPointsArriveAsSent(t *testing.T) {
+	log := openLog(t)
+	url := serve(t, log, 0)
+	id, _ := createRun(t, url, object{})
+	const path = "/api/2.0/mlflow/runs/log-"
+	jsonType := []string{"Content-Type", "application/json"}
+	for _, r := range []reply{
+		send(t, url+path+"metric", []byte(`{"run_id":"`+id+`","key":"nan","value":NaN,"timestamp":1}`), jsonType...),
+		send(t, url+path+"metric", []byte(`{"run_uuid":"`+id+`","key":"inf","value":"-Infinity","timestamp":"2","step":-3}`), jsonType...),
+		send(t, url+path+"batch", []byte(`{"run_id":"`+id+`","unknown":[{}],"metrics":[
+			{"key":"a/b","value":1e308,"timestamp":9223372036854775807,"step":-9223372036854775808},
+			{"key":"é 日","value":0.1,"timestamp":0,"step":9223372036854775807},
+			{"key":"a/b","value":"Infinity","timestamp":5}]}`), jsonType...),
+	} {
+		if r.status != 200 {
+			t.Fatalf("%d %v", r.status, r.body)
+		}
+	}
+	var got []string
+	for _, rec := range all(t, log, events.RunsStream(events.Shard(id, 2))) {
+		for _, p := range rec.GetMetricsLogged().Points() {
+			got = append(got, fmt.Sprint(p.Key, " ", p.Value, " ", p.Timestamp, " ", p.Step))
+		}
+	}
+	want := []string{
+		"nan NaN 1 0", "inf -Inf 2 -3", "a/b 1e+308 9223372036854775807 -9223372036854775808",
+		"é 日 0.1 0 9223372036854775807", "a/b +Inf 5 0",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// TestMalformedRequests: what cannot be understood, or breaks a limit, is the
+// client's error, in MLflow's words where it has some, and writes nothing.
+func TestMalformedRequests(t *testing.T) {
+	log := openLog(t)
+	url := serve(t, log, 0)
+	id, _ := createRun(t, url, object{})
+	const see = " See the API docs for more information about request parameters."
+	many := func(n int, format string) string {
+		list := make([]string, n)
+		for i := range list {
+			list[i] = fmt.Sprintf(format, i)
+		}
+		return "[" + strings.Join(list, ",") + "]"
+	}
+	const metric, param = `{"key":"k%d","value":1,"timestamp":1}`, `{"key":"k%d","value":"1"}`
+	long := strings.Repeat("k", 251)
+	for _, tc := range []struct{ path, contentType, body, message string }{
+		{"runs/log-metric", "text/plain", `{}`, "Bad Request. Content-Type must be one of ['application/json']."},
+		{"runs/log-metric", "", `{}`, "Bad Request. Content-Type header is missing."},
+		{"runs/log-metric", "", ``, "Bad Request. Content-Type header is missing."},
+		{"runs/create", "application/json", `{"experiment_id":`, "Missing value for required parameter 'experiment_id'." + see},
+		{"runs/create", "application/json", `[]`, "Missing value for required parameter 'experiment_id'." + see},
+		{"runs/create", "application/json", `{"experiment_id":"abc"}`, "Invalid experiment ID 'abc'. Experiment ID must be a valid integer."},
+		{"runs/create", "application/json", `{"experiment_id":"0","tags":[{"key":"a//b"}]}`, ""},
+		{"runs/log-metric", "application/json", ``, "Missing value for required parameter 'run_id'." + see},
+		{"runs/log-metric", "application/json", `{"run_id":"R","key":"k","timestamp":1}`, "Missing value for required parameter 'value'." + see},
+		{"runs/log-metric", "application/json", `{"run_id":"R","key":"k","value":"abc","timestamp":1}`, "Invalid value \"abc\" for parameter 'value' supplied:  Hint: Value was of type 'str'." + see},
+		{"runs/log-metric", "application/json", `{"run_id":"R","key":"k","value":1,"timestamp":-1}`, "Invalid value -1 for parameter 'timestamp' supplied: metric 'k' (value=1.0). Timestamp must be a nonnegative long (64-bit integer) "},
+		{"runs/log-metric", "application/json", `{"run_id":"R","key":"` + long + `","value":1,"timestamp":1}`, "'Metric name' exceeds the maximum length of 250 characters"},
+		{"runs/log-parameter", "application/json", `{"run_id":"R","key":"` + long + `","value":"1"}`, "'Param key' exceeds the maximum length of 250 characters"},
+		{"runs/log-parameter", "application/json", `{"run_id":"R","key":"k","value":5}`, "Invalid value 5 for parameter 'value' supplied:  Hint: Value was of type 'int'." + see},
+		{"runs/set-tag", "application/json", `{"run_id":"R","key":"` + long + `","value":"1"}`, "'key' exceeds the maximum length of 250 characters"},
+		{"runs/set-tag", "application/json", `{"run_id":"R","key":"../x","value":"1"}`, ""},
+		{"runs/log-batch", "application/json", `{"run_id":"R","metrics":` + many(1001, metric) + `}`, "A batch logging request can contain at most 1000 metrics. Got 1001 metrics. Please split up metrics across multiple requests and try again."},
+		{"runs/log-batch", "application/json", `{"run_id":"R","params":` + many(101, param) + `}`, "A batch logging request can contain at most 100 params. Got 101 params. Please split up params across multiple requests and try again."},
+		{"runs/log-batch", "application/json", `{"run_id":"R","metrics":` + many(1000, metric) + `,"params":` + many(1, param) + `}`, "A batch logging request can contain at most 1000 metrics, params, and tags. Got 1001 metrics, params, and tags. Please split up metrics, params, and tags across multiple requests and try again."},
+		{"runs/log-batch", "application/json", `{"run_id":"R","metrics":[{"key":"k","value":1,"timestamp":1},{"key":"a?b","value":1,"timestamp":1}]}`, "Invalid value \"a?b\" for parameter 'metrics[1].name' supplied: Names may only contain alphanumerics, underscores (_), dashes (-), periods (.), spaces ( ), colon(:) and slashes (/)."},
+		{"runs/log-batch", "application/json", `{"run_id":"R","tags":[{"key":"t","value":"` + strings.Repeat("x", 1_000_000) + `"}]}`, "Batched logging API requests must be at most 1000000 bytes, got a request of size 1000077."},
+		{"runs/set-tag", "application/json", `{"run_id":"R","key":"t","value":"` + strings.Repeat("x", 5<<20) + `"}`, "The request body must be at most 4194304 bytes, got a request of size 5242946."},
+		{"runs/update", "application/json", `{"run_id":"R","end_time":"soon"}`, "Invalid value \"soon\" for parameter 'end_time' supplied:  Hint: Value was of type 'str'." + see},
+		{"experiments/create", "application/json", `{}`, "Missing value for required parameter 'name'." + see},
+		{"experiments/create", "application/json", `{"name":"  "}`, "Invalid experiment name: '  '"},
+		{"experiments/create", "application/json", `{"name":"` + strings.Repeat("n", 501) + `"}`, "'name' exceeds the maximum length of 500 characters"},
+		{"experiments/create", "application/json", `{"name":"n","artifact_location":"runs:/x"}`, "Artifact location cannot be a runs:/ URI. Given: 'runs:/x'"},
+		{"experiments/delete", "application/json", `{"experiment_id":"-1"}`, "Invalid experiment ID '-1'. Experiment ID must be a valid integer."},
+	} {
+		before := length(t, log)
+		var headers []string
+		if tc.contentType != "" {
+			headers = []string{"Content-Type", tc.contentType}
+		}
+		r := send(t, url+"/api/2.0/mlflow/"+tc.path, []byte(strings.Replace(tc.body, `"R"`, `"`+id+`"`, 1)), headers...)
+		if r.status != 400 || r.code() != "INVALID_PARAMETER_VALUE" || r.message() == "" || tc.message != "" && r.message() != tc.message {
+			t.Errorf("%s %.120s:\ngot  %d %.300v\nwant %s", tc.path, tc.body, r.status, r.body, tc.message)
+		}
+		if after := length(t, log); after != before {
+			t.Errorf("%s %.120s: refused, and %d events were written", tc.path, tc.body, after-before)
+		}
+	}
+}
+
+// TestRunsAreAnsweredAsTheyAre: by the service that wrote them, and by one that
+// has to read the log.
+func TestRunsAreAnsweredAsTheyAre(t *testing.T) {
+	log := openLog(t)
+	a, b := serve(t, log, 0), serve(t, log, 0)
+	exp := must(t, a, "/experiments/create", object{"name": "e", "artifact_location": "s3://bucket/e/"}).body["experiment_id"]
+	id, info := createRun(t, a, object{"experiment_id": exp, "user_id": "ada", "start_time": 1234, "run_name": "n"})
+	want := object{
+		"run_id": id, "run_uuid": id, "experiment_id": exp, "user_id": "ada", "start_time": 1234.0, "run_name": "n",
+		"status": "RUNNING", "lifecycle_stage": "active", "artifact_uri": "s3://bucket/e/" + id + "/artifacts",
+	}
+	if !reflect.DeepEqual(info, want) {
+		t.Errorf("created  %v\nwant %v", info, want)
+	}
+	must(t, a, "/runs/update", object{"run_id": id, "status": "KILLED", "end_time": 5678})
+	want["status"], want["end_time"] = "KILLED", 5678.0
+	for _, url := range []string{a, b} {
+		if info := must(t, url, "/runs/update", object{"run_id": id}).body["run_info"]; !reflect.DeepEqual(info, want) {
+			t.Errorf("updated  %v\nwant %v", info, want)
+		}
+	}
+	id, info = createRun(t, a, object{})
+	recs := all(t, log, events.RunsStream(events.Shard(id, 2)))
+	last := recs[len(recs)-1]
+	if name, _ := info["run_name"].(string); len(strings.Split(name, "-")) != 3 {
+		t.Errorf("a run without a name is called %q", name)
+	}
+	if info["start_time"] != float64(last.Time.UnixMilli()) || info["artifact_uri"] != "mlflow-artifacts:/0/"+id+"/artifacts" {
+		t.Errorf("created %v at %v", info, last.Time)
+	}
+}
+
+// TestEventsSayWhoAndWhy: all events of a request carry its attributes, and
+// each an id of its own.
+func TestEventsSayWhoAndWhy(t *testing.T) {
+	log := openLog(t)
+	url := serve(t, log, 0)
+	id, _ := createRun(t, url, object{})
+	stream := events.RunsStream(events.Shard(id, 2))
+	before := len(all(t, log, stream))
+	must(t, url, "/runs/log-batch", object{
+		"run_id": id, "params": []object{{"key": "p", "value": "1"}}, "tags": []object{{"key": nameTag, "value": "n"}},
+		"metrics": []object{{"key": "m", "value": 1, "timestamp": 1}},
+	}, "Authorization", "Basic YWRhOg==", httpapi.HeaderReason, "because", "X-Request-Id", "r1")
+	recs := all(t, log, stream)[before:]
+	if len(recs) != 4 {
+		t.Fatalf("%d events", len(recs))
+	}
+	seen := map[string]bool{}
+	for _, rec := range recs {
+		if rec.Actor != "ada" || rec.Reason != "because" || rec.RequestID != "r1" || rec.Time != recs[0].Time || seen[rec.ID] {
+			t.Errorf("%+v", rec.Attributes)
+		}
+		seen[rec.ID] = true
+	}
+}
+
+func TestLongValuesAreCut(t *testing.T) {
+	log := openLog(t)
+	url := serve(t, log, 0)
+	name := strings.Repeat("n", 9000)
+	id, info := createRun(t, url, object{"run_name": name, "tags": []object{{"key": "mlflow.runName", "value": name}}})
+	value := strings.Repeat("é", 6000)
+	must(t, url, "/runs/log-parameter", object{"run_id": id, "key": "p", "value": value + "1"})
+	must(t, url, "/runs/log-parameter", object{"run_id": id, "key": "p", "value": value + "2"})
+	updated := must(t, url, "/runs/update", object{"run_id": id, "run_name": "m" + name}).body["run_info"].(object)
+	recs := all(t, log, events.RunsStream(events.Shard(id, 2)))
+	if got := recs[1].GetRunParametersLogged().GetParameters()[0].GetValue(); got != value {
+		t.Errorf("the parameter has %d bytes", len(got))
+	}
+	if info["run_name"] != name[:8000] || updated["run_name"] != "m"+name[:7999] {
+		t.Errorf("the names have %d and %d bytes", len(info["run_name"].(string)), len(updated["run_name"].(string)))
+	}
+	if got := recs[3].GetRunTagsSet().GetTags()[0].GetValue(); got != updated["run_name"] {
+		t.Errorf("the tag has %d bytes", len(got))
 	}
 }
 
@@ -364,6 +673,80 @@ func TestTwoServicesOnOneLog(t *testing.T) {
 	t.Logf("%d events, %d parameters", total, len(parameters))
 }
 
+// TestBatchesAreWhole: the events of a log-batch stand side by side in the log,
+// all of them or, when it was refused, none, while two services write to the
+// same runs in commits of many messages.
+func TestBatchesAreWhole(t *testing.T) {
+	log := openLog(t)
+	urls := []string{serve(t, log, 0), serve(t, log, 0)}
+	const runs, writers, each = 5, 32, 12
+	ids := make([]string, runs)
+	for i := range ids {
+		ids[i], _ = createRun(t, urls[0], object{})
+	}
+	var mu sync.Mutex
+	allowed := map[string]bool{} // by request id
+	var wg sync.WaitGroup
+	for w := range writers {
+		rng := rand.New(rand.NewPCG(uint64(w), 2))
+		wg.Go(func() {
+			for i := range each {
+				id, url := ids[rng.IntN(runs)], urls[rng.IntN(2)]
+				if rng.IntN(8) == 0 {
+					for _, path := range []string{"/runs/delete", "/runs/restore"} {
+						if r := call(t, url, path, object{"run_id": id}); r.status != 200 && r.status != 429 {
+							t.Errorf("%s: %d %v", path, r.status, r.body)
+						}
+					}
+				}
+				request := fmt.Sprint("request-", w, "-", i)
+				r := call(t, url, "/runs/log-batch", object{
+					"run_id":  id,
+					"params":  []object{{"key": request, "value": "1"}, {"key": fmt.Sprint("shared-", rng.IntN(4)), "value": fmt.Sprint(rng.IntN(2))}},
+					"tags":    []object{{"key": "t", "value": request}},
+					"metrics": []object{{"key": "m", "value": i, "timestamp": w}},
+				}, "X-Request-Id", request)
+				if r.status != 200 && r.status != 400 && r.status != 429 {
+					t.Errorf("%d %v", r.status, r.body)
+				}
+				mu.Lock()
+				allowed[request] = r.status == 200
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	whole := 0
+	for _, stream := range log.RunStreams() {
+		recs := all(t, log, stream)
+		for i := 0; i < len(recs); i++ {
+			request := recs[i].RequestID
+			ok, isBatch := allowed[request]
+			if !isBatch {
+				continue
+			}
+			if !ok {
+				t.Fatalf("%s was refused and wrote %T", request, recs[i].Event.GetData())
+			}
+			for j, want := range []string{"runledger.run_parameters_logged", "runledger.run_tags_set", "runledger.metrics_logged"} {
+				if i+j >= len(recs) || recs[i+j].RequestID != request || events.Type(recs[i+j].Event) != want {
+					t.Fatalf("%s is broken up at sequence %d of %s", request, recs[i].Seq, stream)
+				}
+			}
+			i += 2
+			whole++
+		}
+	}
+	for _, ok := range allowed {
+		if ok {
+			whole--
+		}
+	}
+	if whole != 0 {
+		t.Errorf("%d more batches in the log than were acknowledged", whole)
+	}
+}
+
 func TestExperimentNamesAndIDsAreUnique(t *testing.T) {
 	log := openLog(t)
 	urls := []string{serve(t, log, 0), serve(t, log, 0)}
@@ -469,6 +852,89 @@ func TestRepeatedRequestsWithAKey(t *testing.T) {
 	}
 	must(t, first, "/experiments/delete", object{"experiment_id": exp}, header, "delete-1")
 	must(t, second, "/experiments/delete", object{"experiment_id": exp}, header, "delete-1")
+}
+
+// TestRepeatsDoNotUndo: a request that comes a second time, late and by another
+// way, does not undo what happened in between.
+func TestRepeatsDoNotUndo(t *testing.T) {
+	log := openLog(t)
+	a, b := serve(t, log, 0), serve(t, log, 1)
+	id, _ := createRun(t, a, object{})
+	exp := createExperiment(t, a, "e")
+	key := func(k string) []string { return []string{httpapi.HeaderIdempotencyKey, k} }
+	for i, step := range []struct {
+		do, undo string
+		request  object
+	}{
+		{"/runs/delete", "/runs/restore", object{"run_id": id}},
+		{"/runs/update", "", object{"run_id": id, "status": "FINISHED", "end_time": 5, "run_name": "n"}},
+		{"/runs/log-batch", "", object{"run_id": id, "params": []object{{"key": "p", "value": "1"}}, "metrics": []object{{"key": "m", "value": 1, "timestamp": 1}}}},
+		{"/experiments/delete", "/experiments/restore", object{"experiment_id": exp}},
+		{"/experiments/set-experiment-tag", "", object{"experiment_id": exp, "key": "t", "value": "v"}},
+	} {
+		must(t, a, step.do, step.request, key(fmt.Sprint("do-", i))...)
+		if step.undo != "" {
+			must(t, b, step.undo, step.request, key(fmt.Sprint("undo-", i))...)
+		}
+		before := length(t, log)
+		data, err := json.Marshal(step.request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, url := range []string{a, b} {
+			for _, prefix := range []string{"/api/2.0/mlflow", "/ajax-api/2.0/mlflow"} {
+				r := send(t, url+prefix+step.do, data, append(key(fmt.Sprint("do-", i)), "Content-Type", "application/json")...)
+				if r.status != 200 || length(t, log) != before {
+					t.Errorf("%s again: %d %v, %d events", step.do, r.status, r.body, length(t, log)-before)
+				}
+			}
+		}
+	}
+	one, _ := createRun(t, a, object{"experiment_id": exp}, key("create")...)
+	if two, _ := createRun(t, a, object{"experiment_id": "0"}, key("create")...); one == two {
+		t.Error("a key in two experiments got one run")
+	}
+	// The same key for two runs are two requests, and a key tells apart what
+	// prints alike.
+	other, _ := createRun(t, a, object{})
+	must(t, a, "/runs/delete", object{"run_id": other}, key("do-0")...)
+	must(t, a, "/runs/set-tag", object{"run_id": id, "key": "a Value:b", "value": "c"}, key("tag")...)
+	if r := call(t, a, "/runs/set-tag", object{"run_id": id, "key": "a", "value": "b Value:c"}, key("tag")...); r.status != 400 {
+		t.Errorf("another request with the key got %d %v", r.status, r.body)
+	}
+	if r := call(t, a, "/runs/delete", object{"run_id": id}, key(strings.Repeat("k", 256))...); r.status != 400 {
+		t.Errorf("a key of 256 characters got %d %v", r.status, r.body)
+	}
+}
+
+func TestCommandsAreCounted(t *testing.T) {
+	log := openLog(t)
+	url := serve(t, log, 0)
+	id, _ := createRun(t, url, object{})
+	call(t, url, "/runs/delete-tag", object{"run_id": id, "key": "nope"})
+	resp, err := http.Get(url + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream := events.RunsStream(events.Shard(id, 2))
+	for _, line := range []string{
+		`runledger_ingest_commands_total{action="runs/create",code="OK"} 1`,
+		`runledger_ingest_commands_total{action="runs/delete-tag",code="RESOURCE_DOES_NOT_EXIST"} 1`,
+		`runledger_ingest_batch_messages_sum{stream="` + stream + `"} 1`,
+		`runledger_ingest_commit_seconds_count{stream="` + stream + `"} 1`,
+		`runledger_ingest_failed_commits_total{stream="` + stream + `"} 0`,
+		`runledger_ingest_waiting_commands{stream="EXPERIMENTS"} 0`,
+		`runledger_ingest_body_bytes 0`,
+	} {
+		if !strings.Contains(string(data), line+"\n") {
+			t.Errorf("no %s", line)
+		}
+	}
 }
 
 func batchOf(run string, points int) object {

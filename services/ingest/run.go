@@ -3,6 +3,9 @@ package ingest
 import (
 	"maps"
 	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/events"
@@ -20,6 +23,7 @@ type run struct {
 	parameters map[string]string
 	tags       map[string]struct{}
 	requests   requests
+	textBytes  int // of the creation and the parameters
 
 	lastSeq uint64 // of the committed meta events
 }
@@ -34,6 +38,7 @@ func (r *run) apply(a events.Attributes, e *events.Event) {
 	switch d := e.GetData().(type) {
 	case *events.Event_RunCreated:
 		r.created = d.RunCreated
+		r.textBytes += proto.Size(d.RunCreated)
 		r.name = d.RunCreated.GetName()
 		r.status = events.RunStatus_RUN_STATUS_RUNNING
 		for _, t := range d.RunCreated.GetTags() {
@@ -52,6 +57,7 @@ func (r *run) apply(a events.Attributes, e *events.Event) {
 	case *events.Event_RunParametersLogged:
 		for _, p := range d.RunParametersLogged.GetParameters() {
 			r.parameters[p.GetKey()] = p.GetValue()
+			r.textBytes += len(p.GetKey()) + len(p.GetValue())
 		}
 	case *events.Event_RunTagsSet:
 		for _, t := range d.RunTagsSet.GetTags() {
@@ -67,6 +73,12 @@ func (r *run) apply(a events.Attributes, e *events.Event) {
 }
 
 func (r *run) id() string { return r.created.GetRunId() }
+
+// footprint estimates the memory that the state takes, in bytes.
+func (r *run) footprint() int {
+	const base, entry = 1024, 256
+	return base + r.textBytes + entry*(len(r.parameters)+len(r.tags)+len(r.requests))
+}
 
 func (r *run) active() error {
 	if r.deleted {
@@ -202,9 +214,9 @@ func (r *run) setDeleted(deleted bool) ([]*events.Event, error) {
 	}
 }
 
-// creation returns the event of runs/create, and the run's tags as they are
-// then. The name and its tag are equal; without either the name is made up.
-func creation(id string, x experiment, req *mlflow.CreateRun, now int64) (*events.RunCreated, error) {
+// creation returns the event of runs/create. The name and its tag are equal;
+// without either the name is made up.
+func creation(id string, x *experiment, req *mlflow.CreateRun, now int64) (*events.RunCreated, error) {
 	name, tag := req.RunName, lastTag(req.Tags, mlflow.TagRunName)
 	switch {
 	case name != "" && tag != "" && name != tag:
@@ -225,12 +237,22 @@ func creation(id string, x experiment, req *mlflow.CreateRun, now int64) (*event
 	}
 	c := &events.RunCreated{
 		RunId: id, ExperimentId: x.id, Name: name, UserId: req.UserID, StartTime: start,
-		ArtifactUri: x.artifactLocation + "/" + id + "/artifacts",
+		ArtifactUri: artifactURI(x.artifactLocation, id),
 	}
 	for _, key := range slices.Sorted(maps.Keys(tags)) {
 		c.Tags = append(c.Tags, &events.Tag{Key: key, Value: tags[key]})
 	}
 	return c, nil
+}
+
+// artifactURI returns where the artifacts of a run are: below the location of
+// its experiment's, whose query or fragment stays last.
+func artifactURI(location, runID string) string {
+	var rest string
+	if i := strings.IndexAny(location, "?#"); i >= 0 && strings.Contains(location, "://") {
+		location, rest = location[:i], location[i:]
+	}
+	return strings.TrimSuffix(location, "/") + "/" + runID + "/artifacts" + rest
 }
 
 func tagsSet(id string, tags []mlflow.Tag) *events.Event {

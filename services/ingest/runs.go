@@ -3,7 +3,6 @@ package ingest
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"strings"
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
@@ -15,8 +14,8 @@ import (
 // newRunID returns the id of a run that a request creates: a random one or,
 // under an idempotency key, the one that a repeated request would get too.
 func newRunID(experimentID, idempotencyKey string) string {
-	if i := strings.LastIndex(idempotencyKey, digestMark); i >= 0 {
-		sum := sha256.Sum256([]byte(experimentID + "\n" + idempotencyKey[:i]))
+	if key := withoutDigest(idempotencyKey); key != "" {
+		sum := sha256.Sum256([]byte(experimentID + "\n" + key))
 		return hex.EncodeToString(sum[:16])
 	}
 	id := uuid.New()
@@ -28,13 +27,13 @@ func (s *Service) createRun(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if req.ExperimentID == "" {
-		req.ExperimentID = defaultExperimentID
-	}
 	if err := mlflow.ValidateExperimentID(req.ExperimentID); err != nil {
 		return err
 	}
 	if err := mlflow.ValidateRunTags(req.Tags); err != nil {
+		return err
+	}
+	if err := cutRunName(&req.RunName); err != nil {
 		return err
 	}
 	a, err := attributes(c, *req)
@@ -42,19 +41,20 @@ func (s *Service) createRun(c echo.Context) error {
 		return err
 	}
 	ctx := c.Request().Context()
-	exp, ok, err := s.experiments.current(ctx, req.ExperimentID)
-	switch {
-	case err != nil:
-		return err
-	case !ok:
-		return mlflow.ExperimentNotFound(req.ExperimentID)
-	case exp.deleted:
-		return mlflow.ExperimentNotActive(exp.id)
-	}
-	id := newRunID(exp.id, a.IdempotencyKey)
-	created, err := creation(id, exp, req, a.Time.UnixMilli())
+	id := newRunID(req.ExperimentID, a.IdempotencyKey)
+	var created *events.RunCreated
+	var refused error
+	err = s.experiments.read(ctx, func(d *directory) {
+		var exp *experiment
+		if exp, refused = d.active(req.ExperimentID); refused == nil {
+			created, refused = creation(id, exp, req, a.Time.UnixMilli())
+		}
+	})
 	if err != nil {
 		return err
+	}
+	if refused != nil {
+		return refused
 	}
 	var made mlflow.Run
 	pos, err := s.shardOf(id).create(ctx, a, created, func(r *run) {
@@ -67,6 +67,16 @@ func (s *Service) createRun(c echo.Context) error {
 		return err
 	}
 	return answer(c, pos, mlflow.RunResponse{Run: made})
+}
+
+// cutRunName cuts a name to what the tag that repeats it may hold.
+func cutRunName(name *string) error {
+	tag := mlflow.Tag{Key: mlflow.TagRunName, Value: *name}
+	if err := mlflow.ValidateTag(&tag); err != nil {
+		return err
+	}
+	*name = tag.Value
+	return nil
 }
 
 func (s *Service) shardOf(runID string) *shard { return s.shards[events.Shard(runID, len(s.shards))] }
@@ -88,6 +98,11 @@ func (s *Service) updateRun(c echo.Context) error {
 	req, err := mlflow.Decode[mlflow.UpdateRun](c.Request())
 	if err != nil {
 		return err
+	}
+	if req.RunName != nil {
+		if err := cutRunName(req.RunName); err != nil {
+			return err
+		}
 	}
 	a, err := attributes(c, describe(req))
 	if err != nil {
@@ -178,9 +193,6 @@ func (s *Service) setTag(c echo.Context) error {
 func (s *Service) deleteTag(c echo.Context) error {
 	req, err := mlflow.Decode[mlflow.DeleteTag](c.Request())
 	if err != nil {
-		return err
-	}
-	if err := mlflow.ValidateTagKey(req.Key); err != nil {
 		return err
 	}
 	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) { return r.deleteTag(req.Key) })

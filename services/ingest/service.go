@@ -5,8 +5,6 @@ package ingest
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -16,7 +14,6 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/httpapi"
@@ -24,25 +21,29 @@ import (
 )
 
 const (
-	source            = "/runledger/ingest"
-	maxIdempotencyKey = 255
+	source               = "/runledger/ingest"
+	defaultCacheBytes    = 128 << 20
+	defaultInFlightBytes = 256 << 20
 )
 
 // Config configures New.
 type Config struct {
 	Log *eventlog.Log
-	// CachedRuns is how many runs' states are kept in memory in each shard; 0
-	// is 10 000.
-	CachedRuns int
-	Logger     *slog.Logger          // nil is silent
-	Registerer prometheus.Registerer // nil is none
+	// CacheBytes bounds the memory for runs' states, by estimate; 0 is 128 MiB.
+	CacheBytes int
+	// InFlightBytes bounds the bytes of the request bodies that are being worked
+	// on; beyond it requests are answered with 429. 0 is 256 MiB.
+	InFlightBytes int64
+	Logger        *slog.Logger          // nil is silent
+	Registerer    prometheus.Registerer // nil is none
 }
 
 // Service is the ingest service.
 type Service struct {
 	log         *eventlog.Log
-	logger      *slog.Logger
-	experiments *experiments
+	instruments *instruments
+	bodies      *bodyLimit
+	experiments *experimentLog
 	shards      []*shard
 }
 
@@ -52,28 +53,32 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	if c.CachedRuns == 0 {
-		c.CachedRuns = 10_000
+	if c.CacheBytes == 0 {
+		c.CacheBytes = defaultCacheBytes
 	}
-	s := &Service{log: c.Log, logger: c.Logger, experiments: newExperiments(c.Log)}
+	if c.InFlightBytes == 0 {
+		c.InFlightBytes = defaultInFlightBytes
+	}
+	m := newInstruments(c.Registerer)
+	s := &Service{
+		log: c.Log, instruments: m, bodies: &bodyLimit{max: c.InFlightBytes}, experiments: newExperimentLog(c.Log, m),
+	}
 	for i := range c.Log.Shards() {
-		sh, err := newShard(c.Log, i, c.CachedRuns)
+		sh, err := newShard(c.Log, i, c.CacheBytes/c.Log.Shards(), m)
 		if err != nil {
 			s.Close()
 			return nil, fmt.Errorf("ingest: %w", err)
 		}
 		s.shards = append(s.shards, sh)
+		m.watchQueue(sh.stream, sh.lane)
 	}
-	if err := s.experiments.createDefault(ctx); err != nil {
+	m.watchQueue(events.StreamExperiments, s.experiments.lane)
+	m.watchBodies(s.bodies)
+	if err := s.experiments.start(ctx); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("ingest: %w", err)
 	}
-	if c.Registerer != nil {
-		if err := c.Registerer.Register(collector{s}); err != nil {
-			s.Close()
-			return nil, fmt.Errorf("ingest: %w", err)
-		}
-	}
+	c.Logger.Debug("ingest has read the experiments", slog.Uint64("sequence", s.experiments.folded()))
 	return s, nil
 }
 
@@ -110,7 +115,12 @@ func (s *Service) Register(e *echo.Echo) {
 		"/runs/set-tag":                      s.setTag,
 		"/runs/delete-tag":                   s.deleteTag,
 	} {
-		httpapi.MLflow(e, http.MethodPost, path, h)
+		h = s.bodies.limited(h)
+		httpapi.MLflow(e, http.MethodPost, path, func(c echo.Context) error {
+			err := h(c)
+			s.instruments.command(strings.TrimPrefix(path, "/"), err)
+			return err
+		})
 	}
 }
 
@@ -121,68 +131,4 @@ func answer(c echo.Context, pos eventlog.Position, v any) error {
 		c.Response().Header().Set(httpapi.HeaderSeq, strconv.FormatUint(pos.Seq, 10))
 	}
 	return mlflow.WriteJSON(c.Response(), v)
-}
-
-// attributes returns the attributes of the events that a request causes. The
-// idempotency key holds a digest of the request, so that another request with
-// the same key is told apart from a repeated one.
-func attributes(c echo.Context, request any) (events.Attributes, error) {
-	a := httpapi.Attributes(c, source)
-	key := a.IdempotencyKey
-	if key == "" {
-		return a, nil
-	}
-	if len(key) > maxIdempotencyKey || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return a, apierr.Errorf(apierr.InvalidParameterValue,
-			"%s must be at most %d printable ASCII characters", httpapi.HeaderIdempotencyKey, maxIdempotencyKey)
-	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %+v", c.Path(), request))
-	a.IdempotencyKey = key + digestMark + hex.EncodeToString(sum[:8])
-	return a, nil
-}
-
-const digestMark = "#"
-
-// requests remembers the digests of requests by their idempotency keys.
-type requests map[string]string
-
-func (r requests) add(idempotencyKey string) {
-	if i := strings.LastIndex(idempotencyKey, digestMark); i >= 0 {
-		r[idempotencyKey[:i]] = idempotencyKey[i:]
-	}
-}
-
-// seen reports whether the request was committed before. A key that came with
-// another request is an INVALID_PARAMETER_VALUE.
-func (r requests) seen(idempotencyKey string) (bool, error) {
-	i := strings.LastIndex(idempotencyKey, digestMark)
-	if i < 0 {
-		return false, nil
-	}
-	digest, ok := r[idempotencyKey[:i]]
-	if ok && digest != idempotencyKey[i:] {
-		return false, apierr.Errorf(apierr.InvalidParameterValue,
-			"%s '%s' was used for another request", httpapi.HeaderIdempotencyKey, idempotencyKey[:i])
-	}
-	return ok, nil
-}
-
-// collector shows how many commands wait for their commit.
-type collector struct{ *Service }
-
-var waitingDesc = prometheus.NewDesc("runledger_ingest_waiting_commands",
-	"Commands that wait for the commit before theirs.", []string{"stream"}, nil)
-
-// Describe implements prometheus.Collector.
-func (c collector) Describe(ch chan<- *prometheus.Desc) { ch <- waitingDesc }
-
-// Collect implements prometheus.Collector.
-func (c collector) Collect(ch chan<- prometheus.Metric) {
-	lanes := map[string]*eventlog.Lane{events.StreamExperiments: c.experiments.lane}
-	for i, sh := range c.shards {
-		lanes[events.RunsStream(i)] = sh.lane
-	}
-	for stream, lane := range lanes {
-		ch <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(lane.Waiting()), stream)
-	}
 }

@@ -3,8 +3,6 @@ package ingest
 import (
 	"context"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/mlflow"
@@ -19,25 +17,25 @@ type shard struct {
 	lane   *eventlog.Lane
 	// committed holds states that agree with the log, as far as this process
 	// knows.
-	committed *lru.Cache[string, *run]
+	committed *runCache
 	// touched holds the states that the batch which is being made has changed.
 	touched map[string]*run
 }
 
-func newShard(log *eventlog.Log, index, cached int) (*shard, error) {
+func newShard(log *eventlog.Log, index, cacheBytes int, m *instruments) (*shard, error) {
 	s := &shard{log: log, index: index, stream: events.RunsStream(index), touched: make(map[string]*run)}
 	var err error
-	if s.committed, err = lru.New[string, *run](cached); err != nil {
+	if s.committed, err = newRunCache(cacheBytes); err != nil {
 		return nil, err
 	}
-	s.lane = log.NewLane(eventlog.LaneConfig{Stream: s.stream, Reset: s.reset})
+	s.lane = log.NewLane(eventlog.LaneConfig{Stream: s.stream, Reset: s.reset, Observe: m.observer(s.stream)})
 	return s, nil
 }
 
 // reset forgets what an uncommitted batch has changed.
 func (s *shard) reset(context.Context) error {
 	for id := range s.touched {
-		s.committed.Remove(id)
+		s.committed.remove(id)
 	}
 	clear(s.touched)
 	return nil
@@ -132,13 +130,16 @@ func (s *shard) append(b *eventlog.Batch, r *run, a events.Attributes, out []*ev
 			return err
 		}
 	}
+	if len(out) == 0 {
+		return nil
+	}
 	for i, e := range out {
 		if e.GetMetricsLogged() == nil {
 			r.apply(attrs[i], e)
 		}
-		s.touched[id] = r
-		s.committed.Add(id, r)
 	}
+	s.touched[id] = r
+	s.committed.add(r)
 	return nil
 }
 
@@ -149,7 +150,7 @@ func (s *shard) find(ctx context.Context, id string) (r *run, fresh bool, err er
 	if r, ok := s.touched[id]; ok {
 		return r, true, nil
 	}
-	if r, ok := s.committed.Get(id); ok {
+	if r, ok := s.committed.get(id); ok {
 		return r, false, nil
 	}
 	r, err = s.read(ctx, id)
@@ -165,21 +166,25 @@ func (s *shard) refresh(ctx context.Context, id string, r *run) (*run, error) {
 	return s.read(ctx, id)
 }
 
+// read folds a run from the log, nil when there is no such run.
 func (s *shard) read(ctx context.Context, id string) (*run, error) {
 	if !events.ValidRunID(id) {
 		return nil, nil
 	}
+	// The server reads one subject several times faster than those that a pattern
+	// matches, so it is asked first which one it is.
+	subject, last, err := s.log.LastFor(ctx, s.stream, events.RunSubject(s.index, events.Any, id, events.KindMeta))
+	if err != nil || last == 0 {
+		return nil, err
+	}
 	r := newRun()
-	for rec, err := range s.log.Read(ctx, s.stream, events.RunSubject(s.index, events.Any, id, events.KindMeta), 1, 0) {
+	for rec, err := range s.log.Read(ctx, s.stream, subject, 1, last) {
 		if err != nil {
 			return nil, err
 		}
 		r.apply(rec.Attributes, rec.Event)
 		r.lastSeq = rec.Seq
 	}
-	if r.created == nil {
-		return nil, nil
-	}
-	s.committed.Add(id, r)
+	s.committed.add(r)
 	return r, nil
 }
