@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -58,13 +60,18 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start NATS in %s: %w", c.DataDir, err)
 	}
-	s.SetLoggerV2(logger{c.Logger}, false, false, false)
+	var fatal atomic.Pointer[string]
+	s.SetLoggerV2(logger{c.Logger, &fatal}, false, false, false)
 	s.Start()
+	if why := fatal.Load(); why != nil {
+		s.Shutdown()
+		return nil, fmt.Errorf("start NATS in %s: %s", c.DataDir, *why)
+	}
 	timeout := startTimeout
 	if d, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, time.Until(d))
 	}
-	if !s.ReadyForConnections(timeout) || !s.JetStreamEnabled() {
+	if !s.ReadyForConnections(timeout) {
 		s.Shutdown()
 		return nil, fmt.Errorf("start NATS in %s: not ready after %v", c.DataDir, timeout)
 	}
@@ -82,8 +89,7 @@ func (s *Server) Conn() *nats.Conn { return s.conn }
 // Health returns ErrUnhealthy, with the server's own words, unless JetStream
 // can take writes.
 func (s *Server) Health() error {
-	h := s.server.Healthz(&server.HealthzOptions{JSEnabledOnly: false})
-	if h == nil || h.StatusCode != 200 {
+	if h := s.server.Healthz(&server.HealthzOptions{}); h.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s: %w", h.Error, ErrUnhealthy)
 	}
 	return nil
@@ -102,12 +108,15 @@ func (s *Server) Close() error {
 }
 
 // logger passes the server's log on; its notices are of no use to a user.
-type logger struct{ *slog.Logger }
+type logger struct {
+	*slog.Logger
+	fatal *atomic.Pointer[string] // why the server gave up
+}
 
 func (l logger) Noticef(format string, v ...any) { l.Debug(line(format, v)) }
 func (l logger) Warnf(format string, v ...any)   { l.Warn(line(format, v)) }
 func (l logger) Errorf(format string, v ...any)  { l.Error(line(format, v)) }
-func (l logger) Fatalf(format string, v ...any)  { l.Error(line(format, v)) }
+func (l logger) Fatalf(format string, v ...any)  { l.fatal.Store(new(fmt.Sprintf(format, v...))) }
 func (l logger) Debugf(format string, v ...any)  { l.Debug(line(format, v)) }
 func (l logger) Tracef(format string, v ...any)  { l.Debug(line(format, v)) }
 
