@@ -517,7 +517,7 @@ func (l *Lane) repeat(ctx context.Context, err error, attempt func(context.Conte
 		l.log.logger.Warn("commit without an answer, repeating", slog.String("stream", l.config.Stream), slog.Any("error", err))
 		select {
 		case <-ctx.Done():
-			return 0, false, fmt.Errorf("%w: %w", err, ErrUnavailable)
+			return 0, false, err
 		case <-time.After(delays.NextBackOff()):
 		}
 		attemptCtx, cancel := context.WithTimeout(ctx, attemptTimeout)

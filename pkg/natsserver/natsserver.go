@@ -116,9 +116,13 @@ type logger struct {
 func (l logger) Noticef(format string, v ...any) { l.Debug(line(format, v)) }
 func (l logger) Warnf(format string, v ...any)   { l.Warn(line(format, v)) }
 func (l logger) Errorf(format string, v ...any)  { l.Error(line(format, v)) }
-func (l logger) Fatalf(format string, v ...any)  { l.fatal.Store(new(fmt.Sprintf(format, v...))) }
 func (l logger) Debugf(format string, v ...any)  { l.Debug(line(format, v)) }
 func (l logger) Tracef(format string, v ...any)  { l.Debug(line(format, v)) }
+
+func (l logger) Fatalf(format string, v ...any) {
+	l.Error(line(format, v))
+	l.fatal.Store(new(fmt.Sprintf(format, v...)))
+}
 
 func line(format string, v []any) string {
 	return "nats: " + strings.TrimSpace(fmt.Sprintf(format, v...))
