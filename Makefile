@@ -61,7 +61,7 @@ lint: $(PY) ## Check style: gofumpt, staticcheck, ruff, mypy
 	@test -z "$$(bin/tools/gofumpt -l $(MODULES) | tee /dev/stderr)"
 	bin/tools/staticcheck $(PACKAGES)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
-	cd test/client && ../../$(VENV)/bin/mypy
+	cd test/client && ../../$(VENV)/bin/mypy .
 
 generate: ## Generate the event types from events.proto
 	cd tools && GOWORK=off $(GO) build -o ../bin/tools/ github.com/bufbuild/buf/cmd/buf
