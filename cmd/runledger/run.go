@@ -302,7 +302,7 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 	return nil
 }
 
-// startArtifacts serves the files of runs beside ingest, and those of model
+// startArtifacts serves the files of runs and logged models beside ingest, and those of model
 // versions beside the registry.
 func (n *node) startArtifacts(ctx context.Context, p parts, versions *registry.Service) error {
 	url, err := n.options.artifactsURL()
@@ -317,12 +317,26 @@ func (n *node) startArtifacts(ctx context.Context, p parts, versions *registry.S
 	n.check("artifacts", store.Ready)
 	proxy := artifacts.NewProxy(store, artifactURI(n.log))
 	if p.ingest {
-		n.routes = append(n.routes, proxy.Register)
+		n.routes = append(n.routes, proxy.Register, func(e *echo.Echo) { proxy.RegisterLoggedModels(e, modelURI(n.log)) })
 	}
 	if p.registry {
 		n.routes = append(n.routes, func(e *echo.Echo) { proxy.RegisterModelVersions(e, versions.DownloadURI) })
 	}
 	return nil
+}
+
+// modelURI finds the artifacts of a logged model in its first event.
+func modelURI(log *eventlog.Log) func(context.Context, string) (string, error) {
+	return func(ctx context.Context, id string) (string, error) {
+		created, err := log.LoggedModel(ctx, id)
+		if err != nil {
+			return "", err
+		}
+		if created == nil {
+			return "", mlflow.LoggedModelNotFound(id)
+		}
+		return created.GetArtifactUri(), nil
+	}
 }
 
 // artifactURI finds the artifacts of a run in its first event.

@@ -69,6 +69,43 @@ func (p *Proxy) RegisterModelVersions(e *echo.Echo, locate func(ctx context.Cont
 	})
 }
 
+// RegisterLoggedModels adds the routes that list and serve the files of logged
+// models to e. locate returns where those of a model are.
+func (p *Proxy) RegisterLoggedModels(e *echo.Echo, locate func(ctx context.Context, id string) (uri string, err error)) {
+	root := func(c echo.Context) (string, error) {
+		id := c.Param("model_id")
+		uri, err := locate(c.Request().Context(), id)
+		if err != nil {
+			return "", err
+		}
+		return rootOf(uri, "logged model '"+id+"'")
+	}
+	for _, api := range []string{"/api/2.0", "/ajax-api/2.0"} {
+		e.GET(api+"/mlflow/logged-models/:model_id/artifacts/directories", func(c echo.Context) error {
+			root, err := root(c)
+			if err != nil {
+				return err
+			}
+			return p.listBelow(c, root, c.QueryParam("artifact_directory_path"))
+		})
+	}
+	e.GET("/ajax-api/2.0/mlflow/logged-models/:model_id/artifacts/files", func(c echo.Context) error {
+		given := c.QueryParam("artifact_file_path")
+		if given == "" {
+			return apierr.Errorf(apierr.BadRequest, "Request must include the \"artifact_file_path\" query parameter.")
+		}
+		name, err := cleanPath(given)
+		if err != nil {
+			return err
+		}
+		root, err := root(c)
+		if err != nil {
+			return err
+		}
+		return p.send(c, path.Join(root, name))
+	})
+}
+
 // listing answers a listing of the proxy's own paths, which have no root.
 type listing struct {
 	Files []mlflow.FileInfo `json:"files,omitempty"`
@@ -240,7 +277,12 @@ func (p *Proxy) listRun(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	dir, err := cleanPath(c.QueryParam("path"))
+	return p.listBelow(c, root, c.QueryParam("path"))
+}
+
+// listBelow lists the directory that a path below root names.
+func (p *Proxy) listBelow(c echo.Context, root, given string) error {
+	dir, err := cleanPath(given)
 	if err != nil {
 		return err
 	}

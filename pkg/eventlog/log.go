@@ -167,6 +167,35 @@ func (l *Log) RunSubject(experimentID, runID string, kind events.Kind) (stream, 
 	return events.RunsStream(shard), events.RunSubject(shard, experimentID, runID, kind)
 }
 
+// LoggedModelSubject returns the subject of a logged model in this log's shards;
+// experimentID may be events.Any.
+func (l *Log) LoggedModelSubject(experimentID, modelID string) (stream, subject string) {
+	shard := events.Shard(modelID, l.shards)
+	return events.RunsStream(shard), events.LoggedModelSubject(shard, experimentID, modelID)
+}
+
+// LoggedModel returns the first event of a logged model; nil when there is no
+// such model, or it was deleted.
+func (l *Log) LoggedModel(ctx context.Context, id string) (*events.LoggedModelCreated, error) {
+	if !events.ValidLoggedModelID(id) {
+		return nil, nil
+	}
+	var created *events.LoggedModelCreated
+	stream, filter := l.LoggedModelSubject(events.Any, id)
+	for rec, err := range l.Read(ctx, stream, filter, 1, 0) {
+		if err != nil {
+			return nil, fmt.Errorf("look logged model %s up: %w", id, err)
+		}
+		switch d := rec.GetData().(type) {
+		case *events.Event_LoggedModelCreated:
+			created = d.LoggedModelCreated
+		case *events.Event_LoggedModelDeleted:
+			return nil, nil
+		}
+	}
+	return created, nil
+}
+
 // LastSeq returns the last sequence of a stream, 0 when it is empty.
 func (l *Log) LastSeq(ctx context.Context, stream string) (uint64, error) {
 	s, err := l.stream(stream)

@@ -68,6 +68,8 @@ func TestMetricColumnsAreChecked(t *testing.T) {
 		"short timestamps": func(m *events.MetricsLogged) { m.TimestampDeltas = nil },
 		"short keys":       func(m *events.MetricsLogged) { m.KeyIndex = m.KeyIndex[:2] },
 		"unknown key":      func(m *events.MetricsLogged) { m.KeyIndex[0] = 2 },
+		"short links":      func(m *events.MetricsLogged) { m.LinkIndex = []uint32{0} },
+		"unknown link":     func(m *events.MetricsLogged) { m.LinkIndex = []uint32{0, 0, 1} },
 	} {
 		e := proto.CloneOf(samples()["metrics_logged"])
 		spoil(e.GetMetricsLogged())
@@ -89,12 +91,16 @@ func TestPointsRoundTrip(t *testing.T) {
 				Value:     rapid.OneOf(rapid.Float64(), rapid.SampledFrom([]float64{math.NaN(), math.Inf(1), math.Inf(-1), 0, math.Copysign(0, -1)})).Draw(t, "value"),
 				Timestamp: rapid.Int64().Draw(t, "timestamp"),
 				Step:      rapid.Int64().Draw(t, "step"),
+				Link: rapid.SampledFrom([]*events.MetricLink{
+					nil, {ModelId: "m"}, {ModelId: "m", DatasetName: "d"}, {ModelId: "n", DatasetName: "d", DatasetDigest: "1"},
+				}).Draw(t, "link"),
 			}
 		}), 0, 200).Draw(t, "points")
 		m := events.NewMetricsLogged("r", points)
 		n := 0
 		for i, p := range m.Points() {
-			if p.Identity() != points[i].Identity() || math.Signbit(p.Value) != math.Signbit(points[i].Value) && p.Value == p.Value {
+			if p.Identity() != points[i].Identity() || math.Signbit(p.Value) != math.Signbit(points[i].Value) && p.Value == p.Value ||
+				!proto.Equal(p.Link, points[i].Link) {
 				t.Fatalf("point %d is %+v, want %+v", i, p, points[i])
 			}
 			n++

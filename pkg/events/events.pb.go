@@ -83,6 +83,59 @@ func (RunStatus) EnumDescriptor() ([]byte, []int) {
 	return file_events_proto_rawDescGZIP(), []int{0}
 }
 
+// LoggedModelStatus has MLflow's names and numbers.
+type LoggedModelStatus int32
+
+const (
+	LoggedModelStatus_LOGGED_MODEL_STATUS_UNSPECIFIED   LoggedModelStatus = 0
+	LoggedModelStatus_LOGGED_MODEL_STATUS_PENDING       LoggedModelStatus = 1
+	LoggedModelStatus_LOGGED_MODEL_STATUS_READY         LoggedModelStatus = 2
+	LoggedModelStatus_LOGGED_MODEL_STATUS_UPLOAD_FAILED LoggedModelStatus = 3
+)
+
+// Enum value maps for LoggedModelStatus.
+var (
+	LoggedModelStatus_name = map[int32]string{
+		0: "LOGGED_MODEL_STATUS_UNSPECIFIED",
+		1: "LOGGED_MODEL_STATUS_PENDING",
+		2: "LOGGED_MODEL_STATUS_READY",
+		3: "LOGGED_MODEL_STATUS_UPLOAD_FAILED",
+	}
+	LoggedModelStatus_value = map[string]int32{
+		"LOGGED_MODEL_STATUS_UNSPECIFIED":   0,
+		"LOGGED_MODEL_STATUS_PENDING":       1,
+		"LOGGED_MODEL_STATUS_READY":         2,
+		"LOGGED_MODEL_STATUS_UPLOAD_FAILED": 3,
+	}
+)
+
+func (x LoggedModelStatus) Enum() *LoggedModelStatus {
+	p := new(LoggedModelStatus)
+	*p = x
+	return p
+}
+
+func (x LoggedModelStatus) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LoggedModelStatus) Descriptor() protoreflect.EnumDescriptor {
+	return file_events_proto_enumTypes[1].Descriptor()
+}
+
+func (LoggedModelStatus) Type() protoreflect.EnumType {
+	return &file_events_proto_enumTypes[1]
+}
+
+func (x LoggedModelStatus) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LoggedModelStatus.Descriptor instead.
+func (LoggedModelStatus) EnumDescriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{1}
+}
+
 // Event is the payload of one log message.
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -96,6 +149,8 @@ type Event struct {
 	//	*Event_RunDeleted
 	//	*Event_RunRestored
 	//	*Event_MetricsLogged
+	//	*Event_RunInputsLogged
+	//	*Event_RunOutputsLogged
 	//	*Event_ExperimentCreated
 	//	*Event_ExperimentRenamed
 	//	*Event_ExperimentTagSet
@@ -116,6 +171,12 @@ type Event struct {
 	//	*Event_ModelVersionTagDeleted
 	//	*Event_AliasSet
 	//	*Event_AliasDeleted
+	//	*Event_LoggedModelCreated
+	//	*Event_LoggedModelFinalized
+	//	*Event_LoggedModelParametersLogged
+	//	*Event_LoggedModelTagsSet
+	//	*Event_LoggedModelTagDeleted
+	//	*Event_LoggedModelDeleted
 	Data          isEvent_Data `protobuf_oneof:"data"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -225,6 +286,24 @@ func (x *Event) GetMetricsLogged() *MetricsLogged {
 	if x != nil {
 		if x, ok := x.Data.(*Event_MetricsLogged); ok {
 			return x.MetricsLogged
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetRunInputsLogged() *RunInputsLogged {
+	if x != nil {
+		if x, ok := x.Data.(*Event_RunInputsLogged); ok {
+			return x.RunInputsLogged
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetRunOutputsLogged() *RunOutputsLogged {
+	if x != nil {
+		if x, ok := x.Data.(*Event_RunOutputsLogged); ok {
+			return x.RunOutputsLogged
 		}
 	}
 	return nil
@@ -410,6 +489,60 @@ func (x *Event) GetAliasDeleted() *AliasDeleted {
 	return nil
 }
 
+func (x *Event) GetLoggedModelCreated() *LoggedModelCreated {
+	if x != nil {
+		if x, ok := x.Data.(*Event_LoggedModelCreated); ok {
+			return x.LoggedModelCreated
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetLoggedModelFinalized() *LoggedModelFinalized {
+	if x != nil {
+		if x, ok := x.Data.(*Event_LoggedModelFinalized); ok {
+			return x.LoggedModelFinalized
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetLoggedModelParametersLogged() *LoggedModelParametersLogged {
+	if x != nil {
+		if x, ok := x.Data.(*Event_LoggedModelParametersLogged); ok {
+			return x.LoggedModelParametersLogged
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetLoggedModelTagsSet() *LoggedModelTagsSet {
+	if x != nil {
+		if x, ok := x.Data.(*Event_LoggedModelTagsSet); ok {
+			return x.LoggedModelTagsSet
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetLoggedModelTagDeleted() *LoggedModelTagDeleted {
+	if x != nil {
+		if x, ok := x.Data.(*Event_LoggedModelTagDeleted); ok {
+			return x.LoggedModelTagDeleted
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetLoggedModelDeleted() *LoggedModelDeleted {
+	if x != nil {
+		if x, ok := x.Data.(*Event_LoggedModelDeleted); ok {
+			return x.LoggedModelDeleted
+		}
+	}
+	return nil
+}
+
 type isEvent_Data interface {
 	isEvent_Data()
 }
@@ -444,6 +577,14 @@ type Event_RunRestored struct {
 
 type Event_MetricsLogged struct {
 	MetricsLogged *MetricsLogged `protobuf:"bytes,8,opt,name=metrics_logged,json=metricsLogged,proto3,oneof"`
+}
+
+type Event_RunInputsLogged struct {
+	RunInputsLogged *RunInputsLogged `protobuf:"bytes,9,opt,name=run_inputs_logged,json=runInputsLogged,proto3,oneof"`
+}
+
+type Event_RunOutputsLogged struct {
+	RunOutputsLogged *RunOutputsLogged `protobuf:"bytes,10,opt,name=run_outputs_logged,json=runOutputsLogged,proto3,oneof"`
 }
 
 type Event_ExperimentCreated struct {
@@ -526,6 +667,30 @@ type Event_AliasDeleted struct {
 	AliasDeleted *AliasDeleted `protobuf:"bytes,53,opt,name=alias_deleted,json=aliasDeleted,proto3,oneof"`
 }
 
+type Event_LoggedModelCreated struct {
+	LoggedModelCreated *LoggedModelCreated `protobuf:"bytes,60,opt,name=logged_model_created,json=loggedModelCreated,proto3,oneof"`
+}
+
+type Event_LoggedModelFinalized struct {
+	LoggedModelFinalized *LoggedModelFinalized `protobuf:"bytes,61,opt,name=logged_model_finalized,json=loggedModelFinalized,proto3,oneof"`
+}
+
+type Event_LoggedModelParametersLogged struct {
+	LoggedModelParametersLogged *LoggedModelParametersLogged `protobuf:"bytes,62,opt,name=logged_model_parameters_logged,json=loggedModelParametersLogged,proto3,oneof"`
+}
+
+type Event_LoggedModelTagsSet struct {
+	LoggedModelTagsSet *LoggedModelTagsSet `protobuf:"bytes,63,opt,name=logged_model_tags_set,json=loggedModelTagsSet,proto3,oneof"`
+}
+
+type Event_LoggedModelTagDeleted struct {
+	LoggedModelTagDeleted *LoggedModelTagDeleted `protobuf:"bytes,64,opt,name=logged_model_tag_deleted,json=loggedModelTagDeleted,proto3,oneof"`
+}
+
+type Event_LoggedModelDeleted struct {
+	LoggedModelDeleted *LoggedModelDeleted `protobuf:"bytes,65,opt,name=logged_model_deleted,json=loggedModelDeleted,proto3,oneof"`
+}
+
 func (*Event_RunCreated) isEvent_Data() {}
 
 func (*Event_RunUpdated) isEvent_Data() {}
@@ -541,6 +706,10 @@ func (*Event_RunDeleted) isEvent_Data() {}
 func (*Event_RunRestored) isEvent_Data() {}
 
 func (*Event_MetricsLogged) isEvent_Data() {}
+
+func (*Event_RunInputsLogged) isEvent_Data() {}
+
+func (*Event_RunOutputsLogged) isEvent_Data() {}
 
 func (*Event_ExperimentCreated) isEvent_Data() {}
 
@@ -581,6 +750,18 @@ func (*Event_ModelVersionTagDeleted) isEvent_Data() {}
 func (*Event_AliasSet) isEvent_Data() {}
 
 func (*Event_AliasDeleted) isEvent_Data() {}
+
+func (*Event_LoggedModelCreated) isEvent_Data() {}
+
+func (*Event_LoggedModelFinalized) isEvent_Data() {}
+
+func (*Event_LoggedModelParametersLogged) isEvent_Data() {}
+
+func (*Event_LoggedModelTagsSet) isEvent_Data() {}
+
+func (*Event_LoggedModelTagDeleted) isEvent_Data() {}
+
+func (*Event_LoggedModelDeleted) isEvent_Data() {}
 
 // Tag is a key and its value.
 type Tag struct {
@@ -1098,7 +1279,9 @@ func (x *RunRestored) GetRunId() string {
 // MetricsLogged is a columnar batch of metric points of one run. Point i is
 // (keys[key_index[i]], steps[i], timestamps[i], values[i]); the four columns
 // have the same length. Steps and timestamps hold the difference to the point
-// before (the first one to 0), wrapping at 64 bits.
+// before (the first one to 0), wrapping at 64 bits. link_index is empty when no
+// point is linked to a logged model; else it is a fifth column, in which n > 0
+// says that the point is linked by links[n-1].
 type MetricsLogged struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	RunId           string                 `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
@@ -1107,6 +1290,8 @@ type MetricsLogged struct {
 	StepDeltas      []int64                `protobuf:"zigzag64,4,rep,packed,name=step_deltas,json=stepDeltas,proto3" json:"step_deltas,omitempty"`
 	TimestampDeltas []int64                `protobuf:"zigzag64,5,rep,packed,name=timestamp_deltas,json=timestampDeltas,proto3" json:"timestamp_deltas,omitempty"` // milliseconds
 	Values          []float64              `protobuf:"fixed64,6,rep,packed,name=values,proto3" json:"values,omitempty"`
+	Links           []*MetricLink          `protobuf:"bytes,7,rep,name=links,proto3" json:"links,omitempty"`
+	LinkIndex       []uint32               `protobuf:"varint,8,rep,packed,name=link_index,json=linkIndex,proto3" json:"link_index,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1183,6 +1368,341 @@ func (x *MetricsLogged) GetValues() []float64 {
 	return nil
 }
 
+func (x *MetricsLogged) GetLinks() []*MetricLink {
+	if x != nil {
+		return x.Links
+	}
+	return nil
+}
+
+func (x *MetricsLogged) GetLinkIndex() []uint32 {
+	if x != nil {
+		return x.LinkIndex
+	}
+	return nil
+}
+
+// MetricLink says of which logged model a point is a metric, and on which data
+// set it was measured, if that is known.
+type MetricLink struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ModelId       string                 `protobuf:"bytes,1,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
+	DatasetName   string                 `protobuf:"bytes,2,opt,name=dataset_name,json=datasetName,proto3" json:"dataset_name,omitempty"`
+	DatasetDigest string                 `protobuf:"bytes,3,opt,name=dataset_digest,json=datasetDigest,proto3" json:"dataset_digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricLink) Reset() {
+	*x = MetricLink{}
+	mi := &file_events_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricLink) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricLink) ProtoMessage() {}
+
+func (x *MetricLink) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricLink.ProtoReflect.Descriptor instead.
+func (*MetricLink) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *MetricLink) GetModelId() string {
+	if x != nil {
+		return x.ModelId
+	}
+	return ""
+}
+
+func (x *MetricLink) GetDatasetName() string {
+	if x != nil {
+		return x.DatasetName
+	}
+	return ""
+}
+
+func (x *MetricLink) GetDatasetDigest() string {
+	if x != nil {
+		return x.DatasetDigest
+	}
+	return ""
+}
+
+// RunInputsLogged says what a run read: data sets, and logged models.
+type RunInputsLogged struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RunId         string                 `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	Datasets      []*DatasetInput        `protobuf:"bytes,2,rep,name=datasets,proto3" json:"datasets,omitempty"`
+	ModelIds      []string               `protobuf:"bytes,3,rep,name=model_ids,json=modelIds,proto3" json:"model_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunInputsLogged) Reset() {
+	*x = RunInputsLogged{}
+	mi := &file_events_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunInputsLogged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunInputsLogged) ProtoMessage() {}
+
+func (x *RunInputsLogged) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunInputsLogged.ProtoReflect.Descriptor instead.
+func (*RunInputsLogged) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RunInputsLogged) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *RunInputsLogged) GetDatasets() []*DatasetInput {
+	if x != nil {
+		return x.Datasets
+	}
+	return nil
+}
+
+func (x *RunInputsLogged) GetModelIds() []string {
+	if x != nil {
+		return x.ModelIds
+	}
+	return nil
+}
+
+// DatasetInput is a data set as a run read it; the tags are those of its use.
+type DatasetInput struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	SourceType    string                 `protobuf:"bytes,3,opt,name=source_type,json=sourceType,proto3" json:"source_type,omitempty"`
+	Source        string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
+	Schema        string                 `protobuf:"bytes,5,opt,name=schema,proto3" json:"schema,omitempty"`
+	Profile       string                 `protobuf:"bytes,6,opt,name=profile,proto3" json:"profile,omitempty"`
+	Tags          []*Tag                 `protobuf:"bytes,7,rep,name=tags,proto3" json:"tags,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DatasetInput) Reset() {
+	*x = DatasetInput{}
+	mi := &file_events_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DatasetInput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DatasetInput) ProtoMessage() {}
+
+func (x *DatasetInput) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DatasetInput.ProtoReflect.Descriptor instead.
+func (*DatasetInput) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DatasetInput) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DatasetInput) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *DatasetInput) GetSourceType() string {
+	if x != nil {
+		return x.SourceType
+	}
+	return ""
+}
+
+func (x *DatasetInput) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *DatasetInput) GetSchema() string {
+	if x != nil {
+		return x.Schema
+	}
+	return ""
+}
+
+func (x *DatasetInput) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *DatasetInput) GetTags() []*Tag {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+// RunOutputsLogged says which logged models a run wrote.
+type RunOutputsLogged struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RunId         string                 `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	Models        []*ModelOutput         `protobuf:"bytes,2,rep,name=models,proto3" json:"models,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunOutputsLogged) Reset() {
+	*x = RunOutputsLogged{}
+	mi := &file_events_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunOutputsLogged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunOutputsLogged) ProtoMessage() {}
+
+func (x *RunOutputsLogged) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunOutputsLogged.ProtoReflect.Descriptor instead.
+func (*RunOutputsLogged) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RunOutputsLogged) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *RunOutputsLogged) GetModels() []*ModelOutput {
+	if x != nil {
+		return x.Models
+	}
+	return nil
+}
+
+type ModelOutput struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ModelId       string                 `protobuf:"bytes,1,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
+	Step          int64                  `protobuf:"varint,2,opt,name=step,proto3" json:"step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModelOutput) Reset() {
+	*x = ModelOutput{}
+	mi := &file_events_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelOutput) ProtoMessage() {}
+
+func (x *ModelOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelOutput.ProtoReflect.Descriptor instead.
+func (*ModelOutput) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ModelOutput) GetModelId() string {
+	if x != nil {
+		return x.ModelId
+	}
+	return ""
+}
+
+func (x *ModelOutput) GetStep() int64 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
 type ExperimentCreated struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	ExperimentId     string                 `protobuf:"bytes,1,opt,name=experiment_id,json=experimentId,proto3" json:"experiment_id,omitempty"`
@@ -1195,7 +1715,7 @@ type ExperimentCreated struct {
 
 func (x *ExperimentCreated) Reset() {
 	*x = ExperimentCreated{}
-	mi := &file_events_proto_msgTypes[11]
+	mi := &file_events_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1207,7 +1727,7 @@ func (x *ExperimentCreated) String() string {
 func (*ExperimentCreated) ProtoMessage() {}
 
 func (x *ExperimentCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[11]
+	mi := &file_events_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,7 +1740,7 @@ func (x *ExperimentCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExperimentCreated.ProtoReflect.Descriptor instead.
 func (*ExperimentCreated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{11}
+	return file_events_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExperimentCreated) GetExperimentId() string {
@@ -1261,7 +1781,7 @@ type ExperimentRenamed struct {
 
 func (x *ExperimentRenamed) Reset() {
 	*x = ExperimentRenamed{}
-	mi := &file_events_proto_msgTypes[12]
+	mi := &file_events_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1793,7 @@ func (x *ExperimentRenamed) String() string {
 func (*ExperimentRenamed) ProtoMessage() {}
 
 func (x *ExperimentRenamed) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[12]
+	mi := &file_events_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1806,7 @@ func (x *ExperimentRenamed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExperimentRenamed.ProtoReflect.Descriptor instead.
 func (*ExperimentRenamed) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{12}
+	return file_events_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExperimentRenamed) GetExperimentId() string {
@@ -1313,7 +1833,7 @@ type ExperimentTagSet struct {
 
 func (x *ExperimentTagSet) Reset() {
 	*x = ExperimentTagSet{}
-	mi := &file_events_proto_msgTypes[13]
+	mi := &file_events_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1845,7 @@ func (x *ExperimentTagSet) String() string {
 func (*ExperimentTagSet) ProtoMessage() {}
 
 func (x *ExperimentTagSet) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[13]
+	mi := &file_events_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1858,7 @@ func (x *ExperimentTagSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExperimentTagSet.ProtoReflect.Descriptor instead.
 func (*ExperimentTagSet) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{13}
+	return file_events_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExperimentTagSet) GetExperimentId() string {
@@ -1365,7 +1885,7 @@ type ExperimentTagDeleted struct {
 
 func (x *ExperimentTagDeleted) Reset() {
 	*x = ExperimentTagDeleted{}
-	mi := &file_events_proto_msgTypes[14]
+	mi := &file_events_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1897,7 @@ func (x *ExperimentTagDeleted) String() string {
 func (*ExperimentTagDeleted) ProtoMessage() {}
 
 func (x *ExperimentTagDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[14]
+	mi := &file_events_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1910,7 @@ func (x *ExperimentTagDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExperimentTagDeleted.ProtoReflect.Descriptor instead.
 func (*ExperimentTagDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{14}
+	return file_events_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExperimentTagDeleted) GetExperimentId() string {
@@ -1417,7 +1937,7 @@ type ExperimentDeleted struct {
 
 func (x *ExperimentDeleted) Reset() {
 	*x = ExperimentDeleted{}
-	mi := &file_events_proto_msgTypes[15]
+	mi := &file_events_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1949,7 @@ func (x *ExperimentDeleted) String() string {
 func (*ExperimentDeleted) ProtoMessage() {}
 
 func (x *ExperimentDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[15]
+	mi := &file_events_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1962,7 @@ func (x *ExperimentDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExperimentDeleted.ProtoReflect.Descriptor instead.
 func (*ExperimentDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{15}
+	return file_events_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExperimentDeleted) GetExperimentId() string {
@@ -1461,7 +1981,7 @@ type ExperimentRestored struct {
 
 func (x *ExperimentRestored) Reset() {
 	*x = ExperimentRestored{}
-	mi := &file_events_proto_msgTypes[16]
+	mi := &file_events_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +1993,7 @@ func (x *ExperimentRestored) String() string {
 func (*ExperimentRestored) ProtoMessage() {}
 
 func (x *ExperimentRestored) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[16]
+	mi := &file_events_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +2006,7 @@ func (x *ExperimentRestored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExperimentRestored.ProtoReflect.Descriptor instead.
 func (*ExperimentRestored) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{16}
+	return file_events_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExperimentRestored) GetExperimentId() string {
@@ -1507,7 +2027,7 @@ type RegisteredModelCreated struct {
 
 func (x *RegisteredModelCreated) Reset() {
 	*x = RegisteredModelCreated{}
-	mi := &file_events_proto_msgTypes[17]
+	mi := &file_events_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1519,7 +2039,7 @@ func (x *RegisteredModelCreated) String() string {
 func (*RegisteredModelCreated) ProtoMessage() {}
 
 func (x *RegisteredModelCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[17]
+	mi := &file_events_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1532,7 +2052,7 @@ func (x *RegisteredModelCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredModelCreated.ProtoReflect.Descriptor instead.
 func (*RegisteredModelCreated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{17}
+	return file_events_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RegisteredModelCreated) GetName() string {
@@ -1566,7 +2086,7 @@ type RegisteredModelUpdated struct {
 
 func (x *RegisteredModelUpdated) Reset() {
 	*x = RegisteredModelUpdated{}
-	mi := &file_events_proto_msgTypes[18]
+	mi := &file_events_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +2098,7 @@ func (x *RegisteredModelUpdated) String() string {
 func (*RegisteredModelUpdated) ProtoMessage() {}
 
 func (x *RegisteredModelUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[18]
+	mi := &file_events_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +2111,7 @@ func (x *RegisteredModelUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredModelUpdated.ProtoReflect.Descriptor instead.
 func (*RegisteredModelUpdated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{18}
+	return file_events_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RegisteredModelUpdated) GetName() string {
@@ -1618,7 +2138,7 @@ type RegisteredModelRenamed struct {
 
 func (x *RegisteredModelRenamed) Reset() {
 	*x = RegisteredModelRenamed{}
-	mi := &file_events_proto_msgTypes[19]
+	mi := &file_events_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +2150,7 @@ func (x *RegisteredModelRenamed) String() string {
 func (*RegisteredModelRenamed) ProtoMessage() {}
 
 func (x *RegisteredModelRenamed) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[19]
+	mi := &file_events_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +2163,7 @@ func (x *RegisteredModelRenamed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredModelRenamed.ProtoReflect.Descriptor instead.
 func (*RegisteredModelRenamed) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{19}
+	return file_events_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RegisteredModelRenamed) GetName() string {
@@ -1670,7 +2190,7 @@ type RegisteredModelDeleted struct {
 
 func (x *RegisteredModelDeleted) Reset() {
 	*x = RegisteredModelDeleted{}
-	mi := &file_events_proto_msgTypes[20]
+	mi := &file_events_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +2202,7 @@ func (x *RegisteredModelDeleted) String() string {
 func (*RegisteredModelDeleted) ProtoMessage() {}
 
 func (x *RegisteredModelDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[20]
+	mi := &file_events_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +2215,7 @@ func (x *RegisteredModelDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredModelDeleted.ProtoReflect.Descriptor instead.
 func (*RegisteredModelDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{20}
+	return file_events_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RegisteredModelDeleted) GetName() string {
@@ -1715,7 +2235,7 @@ type RegisteredModelTagSet struct {
 
 func (x *RegisteredModelTagSet) Reset() {
 	*x = RegisteredModelTagSet{}
-	mi := &file_events_proto_msgTypes[21]
+	mi := &file_events_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1727,7 +2247,7 @@ func (x *RegisteredModelTagSet) String() string {
 func (*RegisteredModelTagSet) ProtoMessage() {}
 
 func (x *RegisteredModelTagSet) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[21]
+	mi := &file_events_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1740,7 +2260,7 @@ func (x *RegisteredModelTagSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredModelTagSet.ProtoReflect.Descriptor instead.
 func (*RegisteredModelTagSet) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{21}
+	return file_events_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RegisteredModelTagSet) GetName() string {
@@ -1767,7 +2287,7 @@ type RegisteredModelTagDeleted struct {
 
 func (x *RegisteredModelTagDeleted) Reset() {
 	*x = RegisteredModelTagDeleted{}
-	mi := &file_events_proto_msgTypes[22]
+	mi := &file_events_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1779,7 +2299,7 @@ func (x *RegisteredModelTagDeleted) String() string {
 func (*RegisteredModelTagDeleted) ProtoMessage() {}
 
 func (x *RegisteredModelTagDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[22]
+	mi := &file_events_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1792,7 +2312,7 @@ func (x *RegisteredModelTagDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredModelTagDeleted.ProtoReflect.Descriptor instead.
 func (*RegisteredModelTagDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{22}
+	return file_events_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RegisteredModelTagDeleted) GetName() string {
@@ -1827,7 +2347,7 @@ type ModelVersionCreated struct {
 
 func (x *ModelVersionCreated) Reset() {
 	*x = ModelVersionCreated{}
-	mi := &file_events_proto_msgTypes[23]
+	mi := &file_events_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +2359,7 @@ func (x *ModelVersionCreated) String() string {
 func (*ModelVersionCreated) ProtoMessage() {}
 
 func (x *ModelVersionCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[23]
+	mi := &file_events_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +2372,7 @@ func (x *ModelVersionCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersionCreated.ProtoReflect.Descriptor instead.
 func (*ModelVersionCreated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{23}
+	return file_events_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ModelVersionCreated) GetName() string {
@@ -1936,7 +2456,7 @@ type ModelVersionUpdated struct {
 
 func (x *ModelVersionUpdated) Reset() {
 	*x = ModelVersionUpdated{}
-	mi := &file_events_proto_msgTypes[24]
+	mi := &file_events_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1948,7 +2468,7 @@ func (x *ModelVersionUpdated) String() string {
 func (*ModelVersionUpdated) ProtoMessage() {}
 
 func (x *ModelVersionUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[24]
+	mi := &file_events_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1961,7 +2481,7 @@ func (x *ModelVersionUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersionUpdated.ProtoReflect.Descriptor instead.
 func (*ModelVersionUpdated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{24}
+	return file_events_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ModelVersionUpdated) GetName() string {
@@ -2000,7 +2520,7 @@ type ModelVersionStageSet struct {
 
 func (x *ModelVersionStageSet) Reset() {
 	*x = ModelVersionStageSet{}
-	mi := &file_events_proto_msgTypes[25]
+	mi := &file_events_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2012,7 +2532,7 @@ func (x *ModelVersionStageSet) String() string {
 func (*ModelVersionStageSet) ProtoMessage() {}
 
 func (x *ModelVersionStageSet) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[25]
+	mi := &file_events_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2025,7 +2545,7 @@ func (x *ModelVersionStageSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersionStageSet.ProtoReflect.Descriptor instead.
 func (*ModelVersionStageSet) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{25}
+	return file_events_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ModelVersionStageSet) GetName() string {
@@ -2074,7 +2594,7 @@ type ModelVersionDeleted struct {
 
 func (x *ModelVersionDeleted) Reset() {
 	*x = ModelVersionDeleted{}
-	mi := &file_events_proto_msgTypes[26]
+	mi := &file_events_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2086,7 +2606,7 @@ func (x *ModelVersionDeleted) String() string {
 func (*ModelVersionDeleted) ProtoMessage() {}
 
 func (x *ModelVersionDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[26]
+	mi := &file_events_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2099,7 +2619,7 @@ func (x *ModelVersionDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersionDeleted.ProtoReflect.Descriptor instead.
 func (*ModelVersionDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{26}
+	return file_events_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ModelVersionDeleted) GetName() string {
@@ -2127,7 +2647,7 @@ type ModelVersionTagSet struct {
 
 func (x *ModelVersionTagSet) Reset() {
 	*x = ModelVersionTagSet{}
-	mi := &file_events_proto_msgTypes[27]
+	mi := &file_events_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +2659,7 @@ func (x *ModelVersionTagSet) String() string {
 func (*ModelVersionTagSet) ProtoMessage() {}
 
 func (x *ModelVersionTagSet) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[27]
+	mi := &file_events_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +2672,7 @@ func (x *ModelVersionTagSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersionTagSet.ProtoReflect.Descriptor instead.
 func (*ModelVersionTagSet) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{27}
+	return file_events_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ModelVersionTagSet) GetName() string {
@@ -2187,7 +2707,7 @@ type ModelVersionTagDeleted struct {
 
 func (x *ModelVersionTagDeleted) Reset() {
 	*x = ModelVersionTagDeleted{}
-	mi := &file_events_proto_msgTypes[28]
+	mi := &file_events_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2199,7 +2719,7 @@ func (x *ModelVersionTagDeleted) String() string {
 func (*ModelVersionTagDeleted) ProtoMessage() {}
 
 func (x *ModelVersionTagDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[28]
+	mi := &file_events_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2212,7 +2732,7 @@ func (x *ModelVersionTagDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersionTagDeleted.ProtoReflect.Descriptor instead.
 func (*ModelVersionTagDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{28}
+	return file_events_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ModelVersionTagDeleted) GetName() string {
@@ -2248,7 +2768,7 @@ type AliasSet struct {
 
 func (x *AliasSet) Reset() {
 	*x = AliasSet{}
-	mi := &file_events_proto_msgTypes[29]
+	mi := &file_events_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2780,7 @@ func (x *AliasSet) String() string {
 func (*AliasSet) ProtoMessage() {}
 
 func (x *AliasSet) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[29]
+	mi := &file_events_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2793,7 @@ func (x *AliasSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasSet.ProtoReflect.Descriptor instead.
 func (*AliasSet) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{29}
+	return file_events_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AliasSet) GetName() string {
@@ -2315,7 +2835,7 @@ type AliasDeleted struct {
 
 func (x *AliasDeleted) Reset() {
 	*x = AliasDeleted{}
-	mi := &file_events_proto_msgTypes[30]
+	mi := &file_events_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2847,7 @@ func (x *AliasDeleted) String() string {
 func (*AliasDeleted) ProtoMessage() {}
 
 func (x *AliasDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[30]
+	mi := &file_events_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2860,7 @@ func (x *AliasDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasDeleted.ProtoReflect.Descriptor instead.
 func (*AliasDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{30}
+	return file_events_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AliasDeleted) GetName() string {
@@ -2364,11 +2884,367 @@ func (x *AliasDeleted) GetPreviousVersion() uint64 {
 	return 0
 }
 
+// LoggedModelCreated is the first event of a logged model, which is pending
+// then.
+type LoggedModelCreated struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ModelId       string                 `protobuf:"bytes,1,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
+	ExperimentId  string                 `protobuf:"bytes,2,opt,name=experiment_id,json=experimentId,proto3" json:"experiment_id,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	ArtifactUri   string                 `protobuf:"bytes,4,opt,name=artifact_uri,json=artifactUri,proto3" json:"artifact_uri,omitempty"`
+	ModelType     string                 `protobuf:"bytes,5,opt,name=model_type,json=modelType,proto3" json:"model_type,omitempty"`
+	SourceRunId   string                 `protobuf:"bytes,6,opt,name=source_run_id,json=sourceRunId,proto3" json:"source_run_id,omitempty"` // the run that made it, empty when unknown
+	Parameters    []*Parameter           `protobuf:"bytes,7,rep,name=parameters,proto3" json:"parameters,omitempty"`
+	Tags          []*Tag                 `protobuf:"bytes,8,rep,name=tags,proto3" json:"tags,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoggedModelCreated) Reset() {
+	*x = LoggedModelCreated{}
+	mi := &file_events_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoggedModelCreated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoggedModelCreated) ProtoMessage() {}
+
+func (x *LoggedModelCreated) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoggedModelCreated.ProtoReflect.Descriptor instead.
+func (*LoggedModelCreated) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *LoggedModelCreated) GetModelId() string {
+	if x != nil {
+		return x.ModelId
+	}
+	return ""
+}
+
+func (x *LoggedModelCreated) GetExperimentId() string {
+	if x != nil {
+		return x.ExperimentId
+	}
+	return ""
+}
+
+func (x *LoggedModelCreated) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LoggedModelCreated) GetArtifactUri() string {
+	if x != nil {
+		return x.ArtifactUri
+	}
+	return ""
+}
+
+func (x *LoggedModelCreated) GetModelType() string {
+	if x != nil {
+		return x.ModelType
+	}
+	return ""
+}
+
+func (x *LoggedModelCreated) GetSourceRunId() string {
+	if x != nil {
+		return x.SourceRunId
+	}
+	return ""
+}
+
+func (x *LoggedModelCreated) GetParameters() []*Parameter {
+	if x != nil {
+		return x.Parameters
+	}
+	return nil
+}
+
+func (x *LoggedModelCreated) GetTags() []*Tag {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+// LoggedModelFinalized says whether the artifacts of a logged model are there.
+type LoggedModelFinalized struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ModelId       string                 `protobuf:"bytes,1,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
+	Status        LoggedModelStatus      `protobuf:"varint,2,opt,name=status,proto3,enum=runledger.events.v1.LoggedModelStatus" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoggedModelFinalized) Reset() {
+	*x = LoggedModelFinalized{}
+	mi := &file_events_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoggedModelFinalized) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoggedModelFinalized) ProtoMessage() {}
+
+func (x *LoggedModelFinalized) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoggedModelFinalized.ProtoReflect.Descriptor instead.
+func (*LoggedModelFinalized) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *LoggedModelFinalized) GetModelId() string {
+	if x != nil {
+		return x.ModelId
+	}
+	return ""
+}
+
+func (x *LoggedModelFinalized) GetStatus() LoggedModelStatus {
+	if x != nil {
+		return x.Status
+	}
+	return LoggedModelStatus_LOGGED_MODEL_STATUS_UNSPECIFIED
+}
+
+type LoggedModelParametersLogged struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ModelId       string                 `protobuf:"bytes,1,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
+	Parameters    []*Parameter           `protobuf:"bytes,2,rep,name=parameters,proto3" json:"parameters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoggedModelParametersLogged) Reset() {
+	*x = LoggedModelParametersLogged{}
+	mi := &file_events_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoggedModelParametersLogged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoggedModelParametersLogged) ProtoMessage() {}
+
+func (x *LoggedModelParametersLogged) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoggedModelParametersLogged.ProtoReflect.Descriptor instead.
+func (*LoggedModelParametersLogged) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *LoggedModelParametersLogged) GetModelId() string {
+	if x != nil {
+		return x.ModelId
+	}
+	return ""
+}
+
+func (x *LoggedModelParametersLogged) GetParameters() []*Parameter {
+	if x != nil {
+		return x.Parameters
+	}
+	return nil
+}
+
+type LoggedModelTagsSet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ModelId       string                 `protobuf:"bytes,1,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
+	Tags          []*Tag                 `protobuf:"bytes,2,rep,name=tags,proto3" json:"tags,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoggedModelTagsSet) Reset() {
+	*x = LoggedModelTagsSet{}
+	mi := &file_events_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoggedModelTagsSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoggedModelTagsSet) ProtoMessage() {}
+
+func (x *LoggedModelTagsSet) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoggedModelTagsSet.ProtoReflect.Descriptor instead.
+func (*LoggedModelTagsSet) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *LoggedModelTagsSet) GetModelId() string {
+	if x != nil {
+		return x.ModelId
+	}
+	return ""
+}
+
+func (x *LoggedModelTagsSet) GetTags() []*Tag {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+type LoggedModelTagDeleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ModelId       string                 `protobuf:"bytes,1,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
+	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoggedModelTagDeleted) Reset() {
+	*x = LoggedModelTagDeleted{}
+	mi := &file_events_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoggedModelTagDeleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoggedModelTagDeleted) ProtoMessage() {}
+
+func (x *LoggedModelTagDeleted) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoggedModelTagDeleted.ProtoReflect.Descriptor instead.
+func (*LoggedModelTagDeleted) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *LoggedModelTagDeleted) GetModelId() string {
+	if x != nil {
+		return x.ModelId
+	}
+	return ""
+}
+
+func (x *LoggedModelTagDeleted) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+// LoggedModelDeleted hides a logged model; its events stay.
+type LoggedModelDeleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ModelId       string                 `protobuf:"bytes,1,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoggedModelDeleted) Reset() {
+	*x = LoggedModelDeleted{}
+	mi := &file_events_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoggedModelDeleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoggedModelDeleted) ProtoMessage() {}
+
+func (x *LoggedModelDeleted) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoggedModelDeleted.ProtoReflect.Descriptor instead.
+func (*LoggedModelDeleted) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *LoggedModelDeleted) GetModelId() string {
+	if x != nil {
+		return x.ModelId
+	}
+	return ""
+}
+
 var File_events_proto protoreflect.FileDescriptor
 
 const file_events_proto_rawDesc = "" +
 	"\n" +
-	"\fevents.proto\x12\x13runledger.events.v1\"\xd5\x13\n" +
+	"\fevents.proto\x12\x13runledger.events.v1\"\xdb\x19\n" +
 	"\x05Event\x12B\n" +
 	"\vrun_created\x18\x01 \x01(\v2\x1f.runledger.events.v1.RunCreatedH\x00R\n" +
 	"runCreated\x12B\n" +
@@ -2381,7 +3257,10 @@ const file_events_proto_rawDesc = "" +
 	"\vrun_deleted\x18\x06 \x01(\v2\x1f.runledger.events.v1.RunDeletedH\x00R\n" +
 	"runDeleted\x12E\n" +
 	"\frun_restored\x18\a \x01(\v2 .runledger.events.v1.RunRestoredH\x00R\vrunRestored\x12K\n" +
-	"\x0emetrics_logged\x18\b \x01(\v2\".runledger.events.v1.MetricsLoggedH\x00R\rmetricsLogged\x12W\n" +
+	"\x0emetrics_logged\x18\b \x01(\v2\".runledger.events.v1.MetricsLoggedH\x00R\rmetricsLogged\x12R\n" +
+	"\x11run_inputs_logged\x18\t \x01(\v2$.runledger.events.v1.RunInputsLoggedH\x00R\x0frunInputsLogged\x12U\n" +
+	"\x12run_outputs_logged\x18\n" +
+	" \x01(\v2%.runledger.events.v1.RunOutputsLoggedH\x00R\x10runOutputsLogged\x12W\n" +
 	"\x12experiment_created\x18\x14 \x01(\v2&.runledger.events.v1.ExperimentCreatedH\x00R\x11experimentCreated\x12W\n" +
 	"\x12experiment_renamed\x18\x15 \x01(\v2&.runledger.events.v1.ExperimentRenamedH\x00R\x11experimentRenamed\x12U\n" +
 	"\x12experiment_tag_set\x18\x16 \x01(\v2%.runledger.events.v1.ExperimentTagSetH\x00R\x10experimentTagSet\x12a\n" +
@@ -2401,7 +3280,13 @@ const file_events_proto_rawDesc = "" +
 	"\x15model_version_tag_set\x182 \x01(\v2'.runledger.events.v1.ModelVersionTagSetH\x00R\x12modelVersionTagSet\x12h\n" +
 	"\x19model_version_tag_deleted\x183 \x01(\v2+.runledger.events.v1.ModelVersionTagDeletedH\x00R\x16modelVersionTagDeleted\x12<\n" +
 	"\talias_set\x184 \x01(\v2\x1d.runledger.events.v1.AliasSetH\x00R\baliasSet\x12H\n" +
-	"\ralias_deleted\x185 \x01(\v2!.runledger.events.v1.AliasDeletedH\x00R\faliasDeletedB\x06\n" +
+	"\ralias_deleted\x185 \x01(\v2!.runledger.events.v1.AliasDeletedH\x00R\faliasDeleted\x12[\n" +
+	"\x14logged_model_created\x18< \x01(\v2'.runledger.events.v1.LoggedModelCreatedH\x00R\x12loggedModelCreated\x12a\n" +
+	"\x16logged_model_finalized\x18= \x01(\v2).runledger.events.v1.LoggedModelFinalizedH\x00R\x14loggedModelFinalized\x12w\n" +
+	"\x1elogged_model_parameters_logged\x18> \x01(\v20.runledger.events.v1.LoggedModelParametersLoggedH\x00R\x1bloggedModelParametersLogged\x12\\\n" +
+	"\x15logged_model_tags_set\x18? \x01(\v2'.runledger.events.v1.LoggedModelTagsSetH\x00R\x12loggedModelTagsSet\x12e\n" +
+	"\x18logged_model_tag_deleted\x18@ \x01(\v2*.runledger.events.v1.LoggedModelTagDeletedH\x00R\x15loggedModelTagDeleted\x12[\n" +
+	"\x14logged_model_deleted\x18A \x01(\v2'.runledger.events.v1.LoggedModelDeletedH\x00R\x12loggedModelDeletedB\x06\n" +
 	"\x04data\"-\n" +
 	"\x03Tag\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -2444,7 +3329,7 @@ const file_events_proto_rawDesc = "" +
 	"RunDeleted\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\"$\n" +
 	"\vRunRestored\x12\x15\n" +
-	"\x06run_id\x18\x01 \x01(\tR\x05runId\"\xbb\x01\n" +
+	"\x06run_id\x18\x01 \x01(\tR\x05runId\"\x91\x02\n" +
 	"\rMetricsLogged\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x12\n" +
 	"\x04keys\x18\x02 \x03(\tR\x04keys\x12\x1b\n" +
@@ -2452,7 +3337,34 @@ const file_events_proto_rawDesc = "" +
 	"\vstep_deltas\x18\x04 \x03(\x12R\n" +
 	"stepDeltas\x12)\n" +
 	"\x10timestamp_deltas\x18\x05 \x03(\x12R\x0ftimestampDeltas\x12\x16\n" +
-	"\x06values\x18\x06 \x03(\x01R\x06values\"\xa7\x01\n" +
+	"\x06values\x18\x06 \x03(\x01R\x06values\x125\n" +
+	"\x05links\x18\a \x03(\v2\x1f.runledger.events.v1.MetricLinkR\x05links\x12\x1d\n" +
+	"\n" +
+	"link_index\x18\b \x03(\rR\tlinkIndex\"q\n" +
+	"\n" +
+	"MetricLink\x12\x19\n" +
+	"\bmodel_id\x18\x01 \x01(\tR\amodelId\x12!\n" +
+	"\fdataset_name\x18\x02 \x01(\tR\vdatasetName\x12%\n" +
+	"\x0edataset_digest\x18\x03 \x01(\tR\rdatasetDigest\"\x84\x01\n" +
+	"\x0fRunInputsLogged\x12\x15\n" +
+	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12=\n" +
+	"\bdatasets\x18\x02 \x03(\v2!.runledger.events.v1.DatasetInputR\bdatasets\x12\x1b\n" +
+	"\tmodel_ids\x18\x03 \x03(\tR\bmodelIds\"\xd3\x01\n" +
+	"\fDatasetInput\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1f\n" +
+	"\vsource_type\x18\x03 \x01(\tR\n" +
+	"sourceType\x12\x16\n" +
+	"\x06source\x18\x04 \x01(\tR\x06source\x12\x16\n" +
+	"\x06schema\x18\x05 \x01(\tR\x06schema\x12\x18\n" +
+	"\aprofile\x18\x06 \x01(\tR\aprofile\x12,\n" +
+	"\x04tags\x18\a \x03(\v2\x18.runledger.events.v1.TagR\x04tags\"c\n" +
+	"\x10RunOutputsLogged\x12\x15\n" +
+	"\x06run_id\x18\x01 \x01(\tR\x05runId\x128\n" +
+	"\x06models\x18\x02 \x03(\v2 .runledger.events.v1.ModelOutputR\x06models\"<\n" +
+	"\vModelOutput\x12\x19\n" +
+	"\bmodel_id\x18\x01 \x01(\tR\amodelId\x12\x12\n" +
+	"\x04step\x18\x02 \x01(\x03R\x04step\"\xa7\x01\n" +
 	"\x11ExperimentCreated\x12#\n" +
 	"\rexperiment_id\x18\x01 \x01(\tR\fexperimentId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12+\n" +
@@ -2531,14 +3443,47 @@ const file_events_proto_rawDesc = "" +
 	"\fAliasDeleted\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05alias\x18\x02 \x01(\tR\x05alias\x12)\n" +
-	"\x10previous_version\x18\x03 \x01(\x04R\x0fpreviousVersion*\xa0\x01\n" +
+	"\x10previous_version\x18\x03 \x01(\x04R\x0fpreviousVersion\"\xbc\x02\n" +
+	"\x12LoggedModelCreated\x12\x19\n" +
+	"\bmodel_id\x18\x01 \x01(\tR\amodelId\x12#\n" +
+	"\rexperiment_id\x18\x02 \x01(\tR\fexperimentId\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12!\n" +
+	"\fartifact_uri\x18\x04 \x01(\tR\vartifactUri\x12\x1d\n" +
+	"\n" +
+	"model_type\x18\x05 \x01(\tR\tmodelType\x12\"\n" +
+	"\rsource_run_id\x18\x06 \x01(\tR\vsourceRunId\x12>\n" +
+	"\n" +
+	"parameters\x18\a \x03(\v2\x1e.runledger.events.v1.ParameterR\n" +
+	"parameters\x12,\n" +
+	"\x04tags\x18\b \x03(\v2\x18.runledger.events.v1.TagR\x04tags\"q\n" +
+	"\x14LoggedModelFinalized\x12\x19\n" +
+	"\bmodel_id\x18\x01 \x01(\tR\amodelId\x12>\n" +
+	"\x06status\x18\x02 \x01(\x0e2&.runledger.events.v1.LoggedModelStatusR\x06status\"x\n" +
+	"\x1bLoggedModelParametersLogged\x12\x19\n" +
+	"\bmodel_id\x18\x01 \x01(\tR\amodelId\x12>\n" +
+	"\n" +
+	"parameters\x18\x02 \x03(\v2\x1e.runledger.events.v1.ParameterR\n" +
+	"parameters\"]\n" +
+	"\x12LoggedModelTagsSet\x12\x19\n" +
+	"\bmodel_id\x18\x01 \x01(\tR\amodelId\x12,\n" +
+	"\x04tags\x18\x02 \x03(\v2\x18.runledger.events.v1.TagR\x04tags\"D\n" +
+	"\x15LoggedModelTagDeleted\x12\x19\n" +
+	"\bmodel_id\x18\x01 \x01(\tR\amodelId\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\"/\n" +
+	"\x12LoggedModelDeleted\x12\x19\n" +
+	"\bmodel_id\x18\x01 \x01(\tR\amodelId*\xa0\x01\n" +
 	"\tRunStatus\x12\x1a\n" +
 	"\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12RUN_STATUS_RUNNING\x10\x01\x12\x18\n" +
 	"\x14RUN_STATUS_SCHEDULED\x10\x02\x12\x17\n" +
 	"\x13RUN_STATUS_FINISHED\x10\x03\x12\x15\n" +
 	"\x11RUN_STATUS_FAILED\x10\x04\x12\x15\n" +
-	"\x11RUN_STATUS_KILLED\x10\x05B2Z0github.com/runledger/runledger/pkg/events;eventsb\x06proto3"
+	"\x11RUN_STATUS_KILLED\x10\x05*\x9f\x01\n" +
+	"\x11LoggedModelStatus\x12#\n" +
+	"\x1fLOGGED_MODEL_STATUS_UNSPECIFIED\x10\x00\x12\x1f\n" +
+	"\x1bLOGGED_MODEL_STATUS_PENDING\x10\x01\x12\x1d\n" +
+	"\x19LOGGED_MODEL_STATUS_READY\x10\x02\x12%\n" +
+	"!LOGGED_MODEL_STATUS_UPLOAD_FAILED\x10\x03B2Z0github.com/runledger/runledger/pkg/events;eventsb\x06proto3"
 
 var (
 	file_events_proto_rawDescOnce sync.Once
@@ -2552,86 +3497,115 @@ func file_events_proto_rawDescGZIP() []byte {
 	return file_events_proto_rawDescData
 }
 
-var file_events_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_events_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_events_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_events_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_events_proto_goTypes = []any{
-	(RunStatus)(0),                    // 0: runledger.events.v1.RunStatus
-	(*Event)(nil),                     // 1: runledger.events.v1.Event
-	(*Tag)(nil),                       // 2: runledger.events.v1.Tag
-	(*Parameter)(nil),                 // 3: runledger.events.v1.Parameter
-	(*RunCreated)(nil),                // 4: runledger.events.v1.RunCreated
-	(*RunUpdated)(nil),                // 5: runledger.events.v1.RunUpdated
-	(*RunParametersLogged)(nil),       // 6: runledger.events.v1.RunParametersLogged
-	(*RunTagsSet)(nil),                // 7: runledger.events.v1.RunTagsSet
-	(*RunTagDeleted)(nil),             // 8: runledger.events.v1.RunTagDeleted
-	(*RunDeleted)(nil),                // 9: runledger.events.v1.RunDeleted
-	(*RunRestored)(nil),               // 10: runledger.events.v1.RunRestored
-	(*MetricsLogged)(nil),             // 11: runledger.events.v1.MetricsLogged
-	(*ExperimentCreated)(nil),         // 12: runledger.events.v1.ExperimentCreated
-	(*ExperimentRenamed)(nil),         // 13: runledger.events.v1.ExperimentRenamed
-	(*ExperimentTagSet)(nil),          // 14: runledger.events.v1.ExperimentTagSet
-	(*ExperimentTagDeleted)(nil),      // 15: runledger.events.v1.ExperimentTagDeleted
-	(*ExperimentDeleted)(nil),         // 16: runledger.events.v1.ExperimentDeleted
-	(*ExperimentRestored)(nil),        // 17: runledger.events.v1.ExperimentRestored
-	(*RegisteredModelCreated)(nil),    // 18: runledger.events.v1.RegisteredModelCreated
-	(*RegisteredModelUpdated)(nil),    // 19: runledger.events.v1.RegisteredModelUpdated
-	(*RegisteredModelRenamed)(nil),    // 20: runledger.events.v1.RegisteredModelRenamed
-	(*RegisteredModelDeleted)(nil),    // 21: runledger.events.v1.RegisteredModelDeleted
-	(*RegisteredModelTagSet)(nil),     // 22: runledger.events.v1.RegisteredModelTagSet
-	(*RegisteredModelTagDeleted)(nil), // 23: runledger.events.v1.RegisteredModelTagDeleted
-	(*ModelVersionCreated)(nil),       // 24: runledger.events.v1.ModelVersionCreated
-	(*ModelVersionUpdated)(nil),       // 25: runledger.events.v1.ModelVersionUpdated
-	(*ModelVersionStageSet)(nil),      // 26: runledger.events.v1.ModelVersionStageSet
-	(*ModelVersionDeleted)(nil),       // 27: runledger.events.v1.ModelVersionDeleted
-	(*ModelVersionTagSet)(nil),        // 28: runledger.events.v1.ModelVersionTagSet
-	(*ModelVersionTagDeleted)(nil),    // 29: runledger.events.v1.ModelVersionTagDeleted
-	(*AliasSet)(nil),                  // 30: runledger.events.v1.AliasSet
-	(*AliasDeleted)(nil),              // 31: runledger.events.v1.AliasDeleted
+	(RunStatus)(0),                      // 0: runledger.events.v1.RunStatus
+	(LoggedModelStatus)(0),              // 1: runledger.events.v1.LoggedModelStatus
+	(*Event)(nil),                       // 2: runledger.events.v1.Event
+	(*Tag)(nil),                         // 3: runledger.events.v1.Tag
+	(*Parameter)(nil),                   // 4: runledger.events.v1.Parameter
+	(*RunCreated)(nil),                  // 5: runledger.events.v1.RunCreated
+	(*RunUpdated)(nil),                  // 6: runledger.events.v1.RunUpdated
+	(*RunParametersLogged)(nil),         // 7: runledger.events.v1.RunParametersLogged
+	(*RunTagsSet)(nil),                  // 8: runledger.events.v1.RunTagsSet
+	(*RunTagDeleted)(nil),               // 9: runledger.events.v1.RunTagDeleted
+	(*RunDeleted)(nil),                  // 10: runledger.events.v1.RunDeleted
+	(*RunRestored)(nil),                 // 11: runledger.events.v1.RunRestored
+	(*MetricsLogged)(nil),               // 12: runledger.events.v1.MetricsLogged
+	(*MetricLink)(nil),                  // 13: runledger.events.v1.MetricLink
+	(*RunInputsLogged)(nil),             // 14: runledger.events.v1.RunInputsLogged
+	(*DatasetInput)(nil),                // 15: runledger.events.v1.DatasetInput
+	(*RunOutputsLogged)(nil),            // 16: runledger.events.v1.RunOutputsLogged
+	(*ModelOutput)(nil),                 // 17: runledger.events.v1.ModelOutput
+	(*ExperimentCreated)(nil),           // 18: runledger.events.v1.ExperimentCreated
+	(*ExperimentRenamed)(nil),           // 19: runledger.events.v1.ExperimentRenamed
+	(*ExperimentTagSet)(nil),            // 20: runledger.events.v1.ExperimentTagSet
+	(*ExperimentTagDeleted)(nil),        // 21: runledger.events.v1.ExperimentTagDeleted
+	(*ExperimentDeleted)(nil),           // 22: runledger.events.v1.ExperimentDeleted
+	(*ExperimentRestored)(nil),          // 23: runledger.events.v1.ExperimentRestored
+	(*RegisteredModelCreated)(nil),      // 24: runledger.events.v1.RegisteredModelCreated
+	(*RegisteredModelUpdated)(nil),      // 25: runledger.events.v1.RegisteredModelUpdated
+	(*RegisteredModelRenamed)(nil),      // 26: runledger.events.v1.RegisteredModelRenamed
+	(*RegisteredModelDeleted)(nil),      // 27: runledger.events.v1.RegisteredModelDeleted
+	(*RegisteredModelTagSet)(nil),       // 28: runledger.events.v1.RegisteredModelTagSet
+	(*RegisteredModelTagDeleted)(nil),   // 29: runledger.events.v1.RegisteredModelTagDeleted
+	(*ModelVersionCreated)(nil),         // 30: runledger.events.v1.ModelVersionCreated
+	(*ModelVersionUpdated)(nil),         // 31: runledger.events.v1.ModelVersionUpdated
+	(*ModelVersionStageSet)(nil),        // 32: runledger.events.v1.ModelVersionStageSet
+	(*ModelVersionDeleted)(nil),         // 33: runledger.events.v1.ModelVersionDeleted
+	(*ModelVersionTagSet)(nil),          // 34: runledger.events.v1.ModelVersionTagSet
+	(*ModelVersionTagDeleted)(nil),      // 35: runledger.events.v1.ModelVersionTagDeleted
+	(*AliasSet)(nil),                    // 36: runledger.events.v1.AliasSet
+	(*AliasDeleted)(nil),                // 37: runledger.events.v1.AliasDeleted
+	(*LoggedModelCreated)(nil),          // 38: runledger.events.v1.LoggedModelCreated
+	(*LoggedModelFinalized)(nil),        // 39: runledger.events.v1.LoggedModelFinalized
+	(*LoggedModelParametersLogged)(nil), // 40: runledger.events.v1.LoggedModelParametersLogged
+	(*LoggedModelTagsSet)(nil),          // 41: runledger.events.v1.LoggedModelTagsSet
+	(*LoggedModelTagDeleted)(nil),       // 42: runledger.events.v1.LoggedModelTagDeleted
+	(*LoggedModelDeleted)(nil),          // 43: runledger.events.v1.LoggedModelDeleted
 }
 var file_events_proto_depIdxs = []int32{
-	4,  // 0: runledger.events.v1.Event.run_created:type_name -> runledger.events.v1.RunCreated
-	5,  // 1: runledger.events.v1.Event.run_updated:type_name -> runledger.events.v1.RunUpdated
-	6,  // 2: runledger.events.v1.Event.run_parameters_logged:type_name -> runledger.events.v1.RunParametersLogged
-	7,  // 3: runledger.events.v1.Event.run_tags_set:type_name -> runledger.events.v1.RunTagsSet
-	8,  // 4: runledger.events.v1.Event.run_tag_deleted:type_name -> runledger.events.v1.RunTagDeleted
-	9,  // 5: runledger.events.v1.Event.run_deleted:type_name -> runledger.events.v1.RunDeleted
-	10, // 6: runledger.events.v1.Event.run_restored:type_name -> runledger.events.v1.RunRestored
-	11, // 7: runledger.events.v1.Event.metrics_logged:type_name -> runledger.events.v1.MetricsLogged
-	12, // 8: runledger.events.v1.Event.experiment_created:type_name -> runledger.events.v1.ExperimentCreated
-	13, // 9: runledger.events.v1.Event.experiment_renamed:type_name -> runledger.events.v1.ExperimentRenamed
-	14, // 10: runledger.events.v1.Event.experiment_tag_set:type_name -> runledger.events.v1.ExperimentTagSet
-	15, // 11: runledger.events.v1.Event.experiment_tag_deleted:type_name -> runledger.events.v1.ExperimentTagDeleted
-	16, // 12: runledger.events.v1.Event.experiment_deleted:type_name -> runledger.events.v1.ExperimentDeleted
-	17, // 13: runledger.events.v1.Event.experiment_restored:type_name -> runledger.events.v1.ExperimentRestored
-	18, // 14: runledger.events.v1.Event.registered_model_created:type_name -> runledger.events.v1.RegisteredModelCreated
-	19, // 15: runledger.events.v1.Event.registered_model_updated:type_name -> runledger.events.v1.RegisteredModelUpdated
-	20, // 16: runledger.events.v1.Event.registered_model_renamed:type_name -> runledger.events.v1.RegisteredModelRenamed
-	21, // 17: runledger.events.v1.Event.registered_model_deleted:type_name -> runledger.events.v1.RegisteredModelDeleted
-	22, // 18: runledger.events.v1.Event.registered_model_tag_set:type_name -> runledger.events.v1.RegisteredModelTagSet
-	23, // 19: runledger.events.v1.Event.registered_model_tag_deleted:type_name -> runledger.events.v1.RegisteredModelTagDeleted
-	24, // 20: runledger.events.v1.Event.model_version_created:type_name -> runledger.events.v1.ModelVersionCreated
-	25, // 21: runledger.events.v1.Event.model_version_updated:type_name -> runledger.events.v1.ModelVersionUpdated
-	26, // 22: runledger.events.v1.Event.model_version_stage_set:type_name -> runledger.events.v1.ModelVersionStageSet
-	27, // 23: runledger.events.v1.Event.model_version_deleted:type_name -> runledger.events.v1.ModelVersionDeleted
-	28, // 24: runledger.events.v1.Event.model_version_tag_set:type_name -> runledger.events.v1.ModelVersionTagSet
-	29, // 25: runledger.events.v1.Event.model_version_tag_deleted:type_name -> runledger.events.v1.ModelVersionTagDeleted
-	30, // 26: runledger.events.v1.Event.alias_set:type_name -> runledger.events.v1.AliasSet
-	31, // 27: runledger.events.v1.Event.alias_deleted:type_name -> runledger.events.v1.AliasDeleted
-	2,  // 28: runledger.events.v1.RunCreated.tags:type_name -> runledger.events.v1.Tag
-	0,  // 29: runledger.events.v1.RunUpdated.status:type_name -> runledger.events.v1.RunStatus
-	3,  // 30: runledger.events.v1.RunParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
-	2,  // 31: runledger.events.v1.RunTagsSet.tags:type_name -> runledger.events.v1.Tag
-	2,  // 32: runledger.events.v1.ExperimentCreated.tags:type_name -> runledger.events.v1.Tag
-	2,  // 33: runledger.events.v1.ExperimentTagSet.tag:type_name -> runledger.events.v1.Tag
-	2,  // 34: runledger.events.v1.RegisteredModelCreated.tags:type_name -> runledger.events.v1.Tag
-	2,  // 35: runledger.events.v1.RegisteredModelTagSet.tag:type_name -> runledger.events.v1.Tag
-	2,  // 36: runledger.events.v1.ModelVersionCreated.tags:type_name -> runledger.events.v1.Tag
-	2,  // 37: runledger.events.v1.ModelVersionTagSet.tag:type_name -> runledger.events.v1.Tag
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	5,  // 0: runledger.events.v1.Event.run_created:type_name -> runledger.events.v1.RunCreated
+	6,  // 1: runledger.events.v1.Event.run_updated:type_name -> runledger.events.v1.RunUpdated
+	7,  // 2: runledger.events.v1.Event.run_parameters_logged:type_name -> runledger.events.v1.RunParametersLogged
+	8,  // 3: runledger.events.v1.Event.run_tags_set:type_name -> runledger.events.v1.RunTagsSet
+	9,  // 4: runledger.events.v1.Event.run_tag_deleted:type_name -> runledger.events.v1.RunTagDeleted
+	10, // 5: runledger.events.v1.Event.run_deleted:type_name -> runledger.events.v1.RunDeleted
+	11, // 6: runledger.events.v1.Event.run_restored:type_name -> runledger.events.v1.RunRestored
+	12, // 7: runledger.events.v1.Event.metrics_logged:type_name -> runledger.events.v1.MetricsLogged
+	14, // 8: runledger.events.v1.Event.run_inputs_logged:type_name -> runledger.events.v1.RunInputsLogged
+	16, // 9: runledger.events.v1.Event.run_outputs_logged:type_name -> runledger.events.v1.RunOutputsLogged
+	18, // 10: runledger.events.v1.Event.experiment_created:type_name -> runledger.events.v1.ExperimentCreated
+	19, // 11: runledger.events.v1.Event.experiment_renamed:type_name -> runledger.events.v1.ExperimentRenamed
+	20, // 12: runledger.events.v1.Event.experiment_tag_set:type_name -> runledger.events.v1.ExperimentTagSet
+	21, // 13: runledger.events.v1.Event.experiment_tag_deleted:type_name -> runledger.events.v1.ExperimentTagDeleted
+	22, // 14: runledger.events.v1.Event.experiment_deleted:type_name -> runledger.events.v1.ExperimentDeleted
+	23, // 15: runledger.events.v1.Event.experiment_restored:type_name -> runledger.events.v1.ExperimentRestored
+	24, // 16: runledger.events.v1.Event.registered_model_created:type_name -> runledger.events.v1.RegisteredModelCreated
+	25, // 17: runledger.events.v1.Event.registered_model_updated:type_name -> runledger.events.v1.RegisteredModelUpdated
+	26, // 18: runledger.events.v1.Event.registered_model_renamed:type_name -> runledger.events.v1.RegisteredModelRenamed
+	27, // 19: runledger.events.v1.Event.registered_model_deleted:type_name -> runledger.events.v1.RegisteredModelDeleted
+	28, // 20: runledger.events.v1.Event.registered_model_tag_set:type_name -> runledger.events.v1.RegisteredModelTagSet
+	29, // 21: runledger.events.v1.Event.registered_model_tag_deleted:type_name -> runledger.events.v1.RegisteredModelTagDeleted
+	30, // 22: runledger.events.v1.Event.model_version_created:type_name -> runledger.events.v1.ModelVersionCreated
+	31, // 23: runledger.events.v1.Event.model_version_updated:type_name -> runledger.events.v1.ModelVersionUpdated
+	32, // 24: runledger.events.v1.Event.model_version_stage_set:type_name -> runledger.events.v1.ModelVersionStageSet
+	33, // 25: runledger.events.v1.Event.model_version_deleted:type_name -> runledger.events.v1.ModelVersionDeleted
+	34, // 26: runledger.events.v1.Event.model_version_tag_set:type_name -> runledger.events.v1.ModelVersionTagSet
+	35, // 27: runledger.events.v1.Event.model_version_tag_deleted:type_name -> runledger.events.v1.ModelVersionTagDeleted
+	36, // 28: runledger.events.v1.Event.alias_set:type_name -> runledger.events.v1.AliasSet
+	37, // 29: runledger.events.v1.Event.alias_deleted:type_name -> runledger.events.v1.AliasDeleted
+	38, // 30: runledger.events.v1.Event.logged_model_created:type_name -> runledger.events.v1.LoggedModelCreated
+	39, // 31: runledger.events.v1.Event.logged_model_finalized:type_name -> runledger.events.v1.LoggedModelFinalized
+	40, // 32: runledger.events.v1.Event.logged_model_parameters_logged:type_name -> runledger.events.v1.LoggedModelParametersLogged
+	41, // 33: runledger.events.v1.Event.logged_model_tags_set:type_name -> runledger.events.v1.LoggedModelTagsSet
+	42, // 34: runledger.events.v1.Event.logged_model_tag_deleted:type_name -> runledger.events.v1.LoggedModelTagDeleted
+	43, // 35: runledger.events.v1.Event.logged_model_deleted:type_name -> runledger.events.v1.LoggedModelDeleted
+	3,  // 36: runledger.events.v1.RunCreated.tags:type_name -> runledger.events.v1.Tag
+	0,  // 37: runledger.events.v1.RunUpdated.status:type_name -> runledger.events.v1.RunStatus
+	4,  // 38: runledger.events.v1.RunParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 39: runledger.events.v1.RunTagsSet.tags:type_name -> runledger.events.v1.Tag
+	13, // 40: runledger.events.v1.MetricsLogged.links:type_name -> runledger.events.v1.MetricLink
+	15, // 41: runledger.events.v1.RunInputsLogged.datasets:type_name -> runledger.events.v1.DatasetInput
+	3,  // 42: runledger.events.v1.DatasetInput.tags:type_name -> runledger.events.v1.Tag
+	17, // 43: runledger.events.v1.RunOutputsLogged.models:type_name -> runledger.events.v1.ModelOutput
+	3,  // 44: runledger.events.v1.ExperimentCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 45: runledger.events.v1.ExperimentTagSet.tag:type_name -> runledger.events.v1.Tag
+	3,  // 46: runledger.events.v1.RegisteredModelCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 47: runledger.events.v1.RegisteredModelTagSet.tag:type_name -> runledger.events.v1.Tag
+	3,  // 48: runledger.events.v1.ModelVersionCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 49: runledger.events.v1.ModelVersionTagSet.tag:type_name -> runledger.events.v1.Tag
+	4,  // 50: runledger.events.v1.LoggedModelCreated.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 51: runledger.events.v1.LoggedModelCreated.tags:type_name -> runledger.events.v1.Tag
+	1,  // 52: runledger.events.v1.LoggedModelFinalized.status:type_name -> runledger.events.v1.LoggedModelStatus
+	4,  // 53: runledger.events.v1.LoggedModelParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 54: runledger.events.v1.LoggedModelTagsSet.tags:type_name -> runledger.events.v1.Tag
+	55, // [55:55] is the sub-list for method output_type
+	55, // [55:55] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_events_proto_init() }
@@ -2648,6 +3622,8 @@ func file_events_proto_init() {
 		(*Event_RunDeleted)(nil),
 		(*Event_RunRestored)(nil),
 		(*Event_MetricsLogged)(nil),
+		(*Event_RunInputsLogged)(nil),
+		(*Event_RunOutputsLogged)(nil),
 		(*Event_ExperimentCreated)(nil),
 		(*Event_ExperimentRenamed)(nil),
 		(*Event_ExperimentTagSet)(nil),
@@ -2668,6 +3644,12 @@ func file_events_proto_init() {
 		(*Event_ModelVersionTagDeleted)(nil),
 		(*Event_AliasSet)(nil),
 		(*Event_AliasDeleted)(nil),
+		(*Event_LoggedModelCreated)(nil),
+		(*Event_LoggedModelFinalized)(nil),
+		(*Event_LoggedModelParametersLogged)(nil),
+		(*Event_LoggedModelTagsSet)(nil),
+		(*Event_LoggedModelTagDeleted)(nil),
+		(*Event_LoggedModelDeleted)(nil),
 	}
 	file_events_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
@@ -2675,8 +3657,8 @@ func file_events_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_events_proto_rawDesc), len(file_events_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   31,
+			NumEnums:      2,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -86,6 +86,11 @@ func samples() map[string]*events.Event {
 		{Key: "acc", Value: math.NaN(), Timestamp: 1_764_000_000_100, Step: 1},
 		{Key: "loss", Value: math.Inf(-1), Timestamp: 1_764_000_000_050, Step: -3},
 	})}}
+	out["metrics_logged_linked"] = &events.Event{Data: &events.Event_MetricsLogged{MetricsLogged: events.NewMetricsLogged("run-1", []events.Point{
+		{Key: "loss", Value: 0.5, Timestamp: 1_764_000_000_000, Step: 1},
+		{Key: "loss", Value: 0.5, Timestamp: 1_764_000_000_000, Step: 1, Link: &events.MetricLink{ModelId: "m-1"}},
+		{Key: "acc", Value: 1, Timestamp: 1_764_000_000_000, Step: 1, Link: &events.MetricLink{ModelId: "m-1", DatasetName: "digits", DatasetDigest: "d1"}},
+	})}}
 	return out
 }
 

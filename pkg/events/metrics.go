@@ -13,6 +13,7 @@ type Point struct {
 	Value     float64
 	Timestamp int64 // milliseconds since the Unix epoch
 	Step      int64
+	Link      *MetricLink // nil: not a metric of a logged model
 }
 
 // Identity is what makes two points of a run the same one. NaN equals NaN,
@@ -57,6 +58,7 @@ func NewMetricsLogged(runID string, points []Point) *MetricsLogged {
 		Values:          make([]float64, len(points)),
 	}
 	index := make(map[string]uint32)
+	links := make(map[link]uint32)
 	var step, timestamp int64
 	for i, p := range points {
 		k, ok := index[p.Key]
@@ -73,11 +75,26 @@ func NewMetricsLogged(runID string, points []Point) *MetricsLogged {
 			m.Values[i] = math.NaN()
 		}
 		step, timestamp = p.Step, p.Timestamp
+		if p.Link == nil {
+			continue
+		}
+		id := link{p.Link.GetModelId(), p.Link.GetDatasetName(), p.Link.GetDatasetDigest()}
+		if links[id] == 0 {
+			m.Links = append(m.Links, p.Link)
+			links[id] = uint32(len(m.Links))
+		}
+		if m.LinkIndex == nil {
+			m.LinkIndex = make([]uint32, len(points))
+		}
+		m.LinkIndex[i] = links[id]
 	}
 	return m
 }
 
-// Validate reports columns of unequal length and key indices out of range, as
+// link is a MetricLink that can be a key.
+type link struct{ model, dataset, digest string }
+
+// Validate reports columns of unequal length and indices out of range, as
 // ErrCorrupt.
 func (m *MetricsLogged) Validate() error {
 	n := len(m.GetValues())
@@ -88,6 +105,14 @@ func (m *MetricsLogged) Validate() error {
 	for _, k := range m.GetKeyIndex() {
 		if int(k) >= len(m.GetKeys()) {
 			return fmt.Errorf("metric key index %d of %d keys: %w", k, len(m.GetKeys()), ErrCorrupt)
+		}
+	}
+	if len(m.GetLinkIndex()) != n && len(m.GetLinkIndex()) != 0 {
+		return fmt.Errorf("metric columns of %d links, %d values: %w", len(m.GetLinkIndex()), n, ErrCorrupt)
+	}
+	for _, l := range m.GetLinkIndex() {
+		if int(l) > len(m.GetLinks()) {
+			return fmt.Errorf("metric link index %d of %d links: %w", l, len(m.GetLinks()), ErrCorrupt)
 		}
 	}
 	return nil
@@ -101,7 +126,11 @@ func (m *MetricsLogged) Points() iter.Seq2[int, Point] {
 		for i, v := range m.GetValues() {
 			step += m.GetStepDeltas()[i]
 			timestamp += m.GetTimestampDeltas()[i]
-			if !yield(i, Point{Key: m.GetKeys()[m.GetKeyIndex()[i]], Value: v, Timestamp: timestamp, Step: step}) {
+			p := Point{Key: m.GetKeys()[m.GetKeyIndex()[i]], Value: v, Timestamp: timestamp, Step: step}
+			if len(m.GetLinkIndex()) > 0 && m.GetLinkIndex()[i] > 0 {
+				p.Link = m.GetLinks()[m.GetLinkIndex()[i]-1]
+			}
+			if !yield(i, p) {
 				return
 			}
 		}

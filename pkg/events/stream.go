@@ -41,10 +41,11 @@ func ShardOfStream(stream string) (int, bool) {
 	return n, err == nil && n >= 0 && n < MaxShards
 }
 
-// Shard returns the shard of a run among count: FNV-1a of its id, modulo count.
-func Shard(runID string, count int) int {
+// Shard returns the shard of a run or a logged model among count: FNV-1a of its
+// id, modulo count.
+func Shard(id string, count int) int {
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(runID))
+	_, _ = h.Write([]byte(id))
 	return int(h.Sum32() % uint32(count))
 }
 
@@ -84,6 +85,29 @@ func runToken(subject string, i int) string {
 	return tokens[i]
 }
 
+// LoggedModelSubject returns model.<shard>.<experiment>.<model>. Experiment and
+// model may be Any, for a filter. The shard is that of the model's id.
+func LoggedModelSubject(shard int, experimentID, modelID string) string {
+	return fmt.Sprintf("model.%d.%s.%s", shard, experimentID, modelID)
+}
+
+// ExperimentOfLoggedModelSubject returns the experiment token of a logged
+// model's subject, "" when subject is not one.
+func ExperimentOfLoggedModelSubject(subject string) string {
+	tokens := strings.Split(subject, ".")
+	if len(tokens) != 4 || tokens[0] != "model" {
+		return ""
+	}
+	return tokens[2]
+}
+
+// ValidLoggedModelID reports whether id has the form of a logged model's id:
+// "m-" and 32 lower-case hexadecimal digits.
+func ValidLoggedModelID(id string) bool {
+	digits, ok := strings.CutPrefix(id, "m-")
+	return ok && ValidRunID(digits)
+}
+
 // ValidRunID reports whether id has the form of a run's id: 32 lower-case
 // hexadecimal digits, as uuid4().hex in Python.
 func ValidRunID(id string) bool {
@@ -110,10 +134,10 @@ type StreamOptions struct {
 // StreamConfigs returns the configuration of every stream: append-only, never
 // rolled up, refusing new messages when full.
 func StreamConfigs(o StreamOptions) []jetstream.StreamConfig {
-	base := func(name, subject string) jetstream.StreamConfig {
+	base := func(name string, subjects ...string) jetstream.StreamConfig {
 		return jetstream.StreamConfig{
 			Name:               name,
-			Subjects:           []string{subject},
+			Subjects:           subjects,
 			Retention:          jetstream.LimitsPolicy,
 			Storage:            jetstream.FileStorage,
 			Discard:            jetstream.DiscardNew,
@@ -133,7 +157,7 @@ func StreamConfigs(o StreamOptions) []jetstream.StreamConfig {
 		base(StreamRegistry, "registry.*"),
 	}
 	for i := range o.Shards {
-		c := base(RunsStream(i), fmt.Sprintf("run.%d.>", i))
+		c := base(RunsStream(i), fmt.Sprintf("run.%d.>", i), fmt.Sprintf("model.%d.>", i))
 		c.Metadata[metadataShards] = strconv.Itoa(o.Shards)
 		configs = append(configs, c)
 	}

@@ -116,16 +116,16 @@ func TestDecodeScalars(t *testing.T) {
 		want                   Metric
 		err                    string
 	}{
-		{"1", "2", "3", Metric{"k", 1, 2, 3}, ""},
-		{`"1.5"`, "3.0", `"7"`, Metric{"k", 1.5, 3, 7}, ""},
-		{`" 1.5 "`, "3e2", `"-7.0"`, Metric{"k", 1.5, 300, -7}, ""},
-		{`"inf"`, "1", "null", Metric{"k", math.Inf(1), 1, 0}, ""},
-		{`"Infinity"`, "1", "0", Metric{"k", math.Inf(1), 1, 0}, ""},
-		{`"-Infinity"`, "1", "0", Metric{"k", math.Inf(-1), 1, 0}, ""},
-		{`"1e400"`, "1", "0", Metric{"k", math.Inf(1), 1, 0}, ""},
-		{"-Infinity", "1", "0", Metric{"k", math.Inf(-1), 1, 0}, ""},
-		{"1", "1", "9223372036854775807", Metric{"k", 1, 1, math.MaxInt64}, ""},
-		{"1", "1", "-9223372036854775808", Metric{"k", 1, 1, math.MinInt64}, ""},
+		{"1", "2", "3", Metric{Key: "k", Value: 1, Timestamp: 2, Step: 3}, ""},
+		{`"1.5"`, "3.0", `"7"`, Metric{Key: "k", Value: 1.5, Timestamp: 3, Step: 7}, ""},
+		{`" 1.5 "`, "3e2", `"-7.0"`, Metric{Key: "k", Value: 1.5, Timestamp: 300, Step: -7}, ""},
+		{`"inf"`, "1", "null", Metric{Key: "k", Value: math.Inf(1), Timestamp: 1, Step: 0}, ""},
+		{`"Infinity"`, "1", "0", Metric{Key: "k", Value: math.Inf(1), Timestamp: 1, Step: 0}, ""},
+		{`"-Infinity"`, "1", "0", Metric{Key: "k", Value: math.Inf(-1), Timestamp: 1, Step: 0}, ""},
+		{`"1e400"`, "1", "0", Metric{Key: "k", Value: math.Inf(1), Timestamp: 1, Step: 0}, ""},
+		{"-Infinity", "1", "0", Metric{Key: "k", Value: math.Inf(-1), Timestamp: 1, Step: 0}, ""},
+		{"1", "1", "9223372036854775807", Metric{Key: "k", Value: 1, Timestamp: 1, Step: math.MaxInt64}, ""},
+		{"1", "1", "-9223372036854775808", Metric{Key: "k", Value: 1, Timestamp: 1, Step: math.MinInt64}, ""},
 		{`"abc"`, "1", "0", Metric{}, num(`"abc"`, "value", "str")},
 		{`""`, "1", "0", Metric{}, missing("value")},
 		{`null`, "1", "0", Metric{}, missing("value")},
@@ -133,8 +133,8 @@ func TestDecodeScalars(t *testing.T) {
 		{`1`, "1", `"x"`, Metric{}, num(`"x"`, "step", "str")},
 		{`1`, "1", `""`, Metric{}, num(`""`, "step", "str")},
 		// MLflow takes these, as 1, 0, 0, 0, 0, 0 and 0.
-		{"true", "1", "0", Metric{"k", 1, 1, 0}, ""},
-		{"false", "1", "0", Metric{"k", 0, 1, 0}, ""},
+		{"true", "1", "0", Metric{Key: "k", Value: 1, Timestamp: 1, Step: 0}, ""},
+		{"false", "1", "0", Metric{Key: "k", Value: 0, Timestamp: 1, Step: 0}, ""},
 		{`"nan"`, "1", "0", Metric{}, num(`"nan"`, "value", "str")},
 		{`"0x1p4"`, "1", "0", Metric{}, num(`"0x1p4"`, "value", "str")},
 		{"1e400", "1", "0", Metric{}, num("Infinity", "value", "float")},
@@ -191,7 +191,7 @@ func TestDecodeUpdateRun(t *testing.T) {
 func TestDecodeLogBatch(t *testing.T) {
 	got := decodeJSON[LogBatch](t, `{"run_id":"r","metrics":[{"key":"a","value":1,"timestamp":2,"x":[]},{"step":4,"timestamp":"3","value":"NaN","key":"\u0061"}],
 		"params":[{"key":"p"}],"tags":[{"key":"t","value":"v"}]}`, "")
-	if len(got.Metrics) != 2 || got.Metrics[0] != (Metric{"a", 1, 2, 0}) || got.Metrics[1].Key != "a" || got.Metrics[1].Step != 4 {
+	if len(got.Metrics) != 2 || got.Metrics[0] != (Metric{Key: "a", Value: 1, Timestamp: 2, Step: 0}) || got.Metrics[1].Key != "a" || got.Metrics[1].Step != 4 {
 		t.Errorf("got %+v", got)
 	}
 	if got.Params[0] != (Param{"p", ""}) || got.Tags[0] != (Tag{"t", "v"}) {

@@ -24,7 +24,7 @@ func TestEncode(t *testing.T) {
 		{GetMetricHistoryResponse{}, `{}`},
 		{
 			GetMetricHistoryResponse{Metrics: []Metric{
-				{"a", 1.5, math.MaxInt64, -3}, {"b", math.NaN(), 1, 0}, {"c", math.Inf(1), 1, 0}, {"d", math.Inf(-1), 1, 0},
+				{Key: "a", Value: 1.5, Timestamp: math.MaxInt64, Step: -3}, {Key: "b", Value: math.NaN(), Timestamp: 1, Step: 0}, {Key: "c", Value: math.Inf(1), Timestamp: 1, Step: 0}, {Key: "d", Value: math.Inf(-1), Timestamp: 1, Step: 0},
 			}},
 			`{"metrics":[{"key":"a","value":1.5,"timestamp":9223372036854775807,"step":-3},` +
 				`{"key":"b","value":"NaN","timestamp":1,"step":0},{"key":"c","value":"Infinity","timestamp":1,"step":0},` +

@@ -143,3 +143,37 @@ func ArchiveFromInactiveStage(stage string) *apierr.Error {
 	return invalidf("Model version transition cannot archive existing model versions because '%s' "+
 		"is not an Active stage. Valid stages are ['Staging', 'Production']", stage)
 }
+
+// LoggedModelNotFound says that there is no such logged model.
+func LoggedModelNotFound(id string) *apierr.Error {
+	return apierr.Errorf(apierr.ResourceDoesNotExist, "Logged model with ID '%s' not found.", clip(id))
+}
+
+// LoggedModelTagNotFound says that a logged model has no such tag to delete.
+func LoggedModelTagNotFound(key, id string) *apierr.Error {
+	return apierr.Errorf(apierr.ResourceDoesNotExist, "No tag with key %s found for model with ID %s.", clip(pyRepr(key)), pyRepr(id))
+}
+
+// LoggedModelParamChanged says that a parameter of a logged model has another
+// value already.
+func LoggedModelParamChanged(id string, c ParamChange) *apierr.Error {
+	return invalidf("Changing param values is not allowed. Param with key='%s' was already"+
+		" logged with value='%s' for logged model ID='%s'. Attempted logging new value '%s'.", c.Key, c.Was, id, c.Now)
+}
+
+// DatasetExperimentsMissing says that a search for data sets names no experiment.
+func DatasetExperimentsMissing() *apierr.Error {
+	return invalidf("SearchDatasets request must specify at least one experiment_id.")
+}
+
+// DatasetExperimentsTooMany says that a search for data sets names more than
+// MaxDatasetExperiments experiments.
+func DatasetExperimentsTooMany(n int) *apierr.Error {
+	return invalidf("SearchDatasets request cannot specify more than %d experiment_ids. Received %d experiment_ids.", MaxDatasetExperiments, n)
+}
+
+// LoggedModelsDatasetNameMissing says that a search for logged models restricts
+// itself to a data set without a name.
+func LoggedModelsDatasetNameMissing() *apierr.Error {
+	return invalidf("`dataset_name` in the `datasets` clause must be specified.")
+}

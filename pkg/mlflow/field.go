@@ -14,6 +14,7 @@ import (
 // field binds a field of a request on the wire to where its value goes.
 type field struct {
 	name     string
+	path     string // of the object that has the field, with a dot; "" in the request itself
 	alias    string // an older name of a string field; the value under name wins
 	required bool   // must be there, and neither null nor ""
 	keyed    bool   // elements must have what MLflow's log-batch asks of them
@@ -72,6 +73,12 @@ func (f *field) clear() {
 		*dst = nil
 	case *[]Metric:
 		*dst = nil
+	case **bool:
+		*dst = nil
+	case *LoggedModelStatus:
+		*dst = ""
+	case nested:
+		dst.clear()
 	default:
 		panic(fmt.Sprintf("mlflow: field %s has an unknown type %T", f.name, f.dst))
 	}
@@ -85,7 +92,7 @@ func (f *field) settle() error {
 		}
 	}
 	if f.required && !f.present {
-		return missingField(f.name)
+		return missingField(f.path + f.name)
 	}
 	if f.err != nil {
 		return f.err
@@ -131,15 +138,18 @@ func (f *field) decodeAlias(d *decoder) error {
 // value reads the next value, and reports whether it makes the field present: a
 // required field that is the empty string is missing, whatever its type.
 func (f *field) value(d *decoder) (present bool, _ error) {
+	name := f.path + f.name
 	switch dst := f.dst.(type) {
 	case *[]string:
-		return true, decodeArray(d, f.name, dst, (*decoder).stringElement)
+		return true, decodeArray(d, name, dst, (*decoder).stringElement)
 	case *[]Tag:
-		return true, decodeArray(d, f.name, dst, keyValueElement[Tag](f.keyed))
+		return true, decodeArray(d, name, dst, keyValueElement[Tag](f.keyed))
 	case *[]Param:
-		return true, decodeArray(d, f.name, dst, keyValueElement[Param](f.keyed))
+		return true, decodeArray(d, name, dst, keyValueElement[Param](f.keyed))
 	case *[]Metric:
-		return true, decodeArray(d, f.name, dst, (*decoder).metricElement)
+		return true, decodeArray(d, name, dst, (*decoder).metricElement)
+	case nested:
+		return true, dst.read(d, name)
 	}
 	raw, err := d.ReadValue()
 	if err != nil {
@@ -163,13 +173,17 @@ func (f *field) value(d *decoder) (present bool, _ error) {
 		*dst, ok = parseFloat(raw)
 	case *bool:
 		*dst, ok = parseBool(raw)
+	case **bool:
+		*dst, ok = pointer(parseBool(raw))
+	case *LoggedModelStatus:
+		*dst, ok = parseEnum(raw, loggedModelStatuses[:])
 	case **RunStatus:
 		*dst, ok = pointer(parseEnum(raw, runStatuses[:]))
 	case *ViewType:
 		*dst, ok = parseEnum(raw, viewTypes[:])
 	}
 	if !ok {
-		return true, wrongType(f.name, raw)
+		return true, wrongType(name, raw)
 	}
 	return true, nil
 }
@@ -282,6 +296,74 @@ func decodeArray[T any](d *decoder, name string, dst *[]T, element func(*decoder
 	return err
 }
 
+// nested is what a field of objects is read into.
+type nested interface {
+	clear()
+	read(d *decoder, path string) error
+}
+
+// object is one message.
+type object[T any, P interface {
+	*T
+	message
+}] struct{ dst *T }
+
+func objectOf[T any, P interface {
+	*T
+	message
+}](dst P) nested {
+	return object[T, P]{dst}
+}
+
+func (o object[T, P]) clear() { *o.dst = *new(T) }
+
+func (o object[T, P]) read(d *decoder, path string) error {
+	if d.PeekKind() != jsontext.KindBeginObject {
+		raw, err := d.ReadValue()
+		if err != nil {
+			return err
+		}
+		return wrongType(path, raw)
+	}
+	fields := P(o.dst).fields()
+	for i := range fields {
+		fields[i].reset()
+		fields[i].path = path + "."
+	}
+	err := d.object(func(name []byte) error {
+		f, _ := lookup(fields, name)
+		if f == nil {
+			return d.SkipValue()
+		}
+		return f.decode(d)
+	})
+	if err != nil {
+		return err
+	}
+	return settle(fields)
+}
+
+// objects is a list of messages.
+type objects[T any, P interface {
+	*T
+	message
+}] struct{ dst *[]T }
+
+func listOf[T any, P interface {
+	*T
+	message
+}](dst *[]T) nested {
+	return objects[T, P]{dst}
+}
+
+func (o objects[T, P]) clear() { *o.dst = nil }
+
+func (o objects[T, P]) read(d *decoder, path string) error {
+	return decodeArray(d, path, o.dst, func(d *decoder, v *T) error {
+		return object[T, P]{v}.read(d, path+"["+strconv.Itoa(len(*o.dst))+"]")
+	})
+}
+
 // elementError is what is wrong with an element of an array. A nil value is one
 // that is missing.
 type elementError struct {
@@ -327,7 +409,7 @@ func (d *decoder) stringElement(dst *string) error {
 
 // memberErrors is what went wrong with the members of an element so far, by place. A
 // later value of a member takes the place of an earlier one, wrong or not.
-type memberErrors [4]*elementError
+type memberErrors [len(metricMembers)]*elementError
 
 func (m *memberErrors) first() error {
 	for _, e := range m {
@@ -381,6 +463,7 @@ func keyValueElement[T Tag | Param](keyRequired bool) func(*decoder, *T) error {
 // second take.
 func (d *decoder) metricElement(m *Metric) error {
 	var hasValue, hasTimestamp bool
+	var link MetricLink
 	var wrong memberErrors
 	err := d.elementObject(func(name []byte) error {
 		var i int // name is not valid any more once its value is read
@@ -393,6 +476,12 @@ func (d *decoder) metricElement(m *Metric) error {
 			i = 2
 		case "step":
 			i = 3
+		case "model_id":
+			i = 4
+		case "dataset_name":
+			i = 5
+		case "dataset_digest":
+			i = 6
 		default:
 			return d.SkipValue()
 		}
@@ -402,7 +491,7 @@ func (d *decoder) metricElement(m *Metric) error {
 		}
 		null := raw.Kind() == jsontext.KindNull
 		// MLflow takes the empty string for no value where it asks for one.
-		missing := null || i != 3 && string(raw) == `""`
+		missing := null || i < 3 && string(raw) == `""`
 		ok := missing
 		switch i {
 		case 0:
@@ -425,6 +514,12 @@ func (d *decoder) metricElement(m *Metric) error {
 			if !missing {
 				m.Step, ok = parseInt(raw)
 			}
+		default:
+			to := [...]*string{&link.ModelID, &link.DatasetName, &link.DatasetDigest}[i-4]
+			*to = ""
+			if raw.Kind() == jsontext.KindString {
+				*to, ok = d.intern(raw), true
+			}
 		}
 		wrong[i] = nil
 		if !ok {
@@ -446,7 +541,8 @@ func (d *decoder) metricElement(m *Metric) error {
 	case !hasTimestamp:
 		return &elementError{member: "timestamp"}
 	}
+	m.Link = link.orNil()
 	return nil
 }
 
-var metricMembers = [...]string{"key", "value", "timestamp", "step"}
+var metricMembers = [...]string{"key", "value", "timestamp", "step", "model_id", "dataset_name", "dataset_digest"}

@@ -113,7 +113,10 @@ func slowBatch(body []byte) (b LogBatch, ok bool) {
 	for _, o := range list(m["metrics"]) {
 		value, good := slowFloat(o["value"])
 		ok = ok && good
-		b.Metrics = append(b.Metrics, Metric{str(o["key"], true), value, integer(o["timestamp"], true), integer(o["step"], false)})
+		b.Metrics = append(b.Metrics, Metric{
+			Key: str(o["key"], true), Value: value, Timestamp: integer(o["timestamp"], true), Step: integer(o["step"], false),
+			Link: MetricLink{ModelID: str(o["model_id"], false), DatasetName: str(o["dataset_name"], false), DatasetDigest: str(o["dataset_digest"], false)}.orNil(),
+		})
 	}
 	for _, o := range list(m["params"]) {
 		b.Params = append(b.Params, Param{str(o["key"], true), str(o["value"], false)})

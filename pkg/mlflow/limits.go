@@ -21,13 +21,28 @@ const (
 	MaxRegistryTagValueLength   = 100_000
 	MaxAliasLength              = 255
 	MaxArtifactLocationLength   = 2048
+	MaxLoggedModelIDLength      = 36
+	MaxLoggedModelNameLength    = 500
+	MaxLoggedModelsTagLength    = 100_000 // bytes
+	MaxDatasetNameLength        = 500
+	MaxDatasetDigestLength      = 36
+	MaxDatasetSourceLength      = 65_535
+	MaxDatasetSchemaLength      = 1_048_575
+	MaxDatasetProfileLength     = 16_777_215
+	MaxInputTagKeyLength        = 255
+	MaxInputTagValueLength      = 500
 )
 
 // MLflow's page sizes.
 const (
 	DefaultSearchRuns = 1000
 	// MaxSearchResults bounds a page of runs or of experiments.
-	MaxSearchResults      = 50_000
+	MaxSearchResults          = 50_000
+	DefaultSearchLoggedModels = 50
+	// MaxSearchDatasets bounds the data sets that a search returns, and
+	// MaxDatasetExperiments the experiments that it may name.
+	MaxSearchDatasets     = 1000
+	MaxDatasetExperiments = 20
 	DefaultSearchModels   = 100
 	MaxSearchModels       = 1000
 	DefaultSearchVersions = MaxSearchVersions

@@ -15,6 +15,33 @@ type Metric struct {
 	Value     float64
 	Timestamp int64
 	Step      int64
+	Link      *MetricLink // nil: not a metric of a logged model
+}
+
+// MetricLink says of which logged model a point is a metric, and on which data
+// set it was measured, if that is known. RunID is the run that it was logged to;
+// requests name that themselves.
+type MetricLink struct {
+	ModelID       string
+	DatasetName   string
+	DatasetDigest string
+	RunID         string
+}
+
+// Format implements fmt.Formatter: a link prints as what it says, not as where
+// it is in memory, so that equal requests print alike.
+func (l *MetricLink) Format(f fmt.State, _ rune) {
+	if l != nil {
+		fmt.Fprintf(f, "%q", [...]string{l.ModelID, l.DatasetName, l.DatasetDigest, l.RunID})
+	}
+}
+
+// orNil returns nil for a link to no model: the data set says nothing then.
+func (l MetricLink) orNil() *MetricLink {
+	if l.ModelID == "" {
+		return nil
+	}
+	return &l
 }
 
 // MarshalJSONTo writes the metric as MLflow's REST API shows it.
@@ -25,13 +52,27 @@ func (m Metric) MarshalJSONTo(enc *jsontext.Encoder) error {
 		jsontext.String("value"), float(m.Value),
 		jsontext.String("timestamp"), jsontext.Int(m.Timestamp),
 		jsontext.String("step"), jsontext.Int(m.Step),
-		jsontext.EndObject,
 	} {
 		if err := enc.WriteToken(t); err != nil {
 			return err
 		}
 	}
-	return nil
+	if l := m.Link; l != nil {
+		for _, member := range [...][2]string{
+			{"dataset_name", l.DatasetName}, {"dataset_digest", l.DatasetDigest}, {"model_id", l.ModelID}, {"run_id", l.RunID},
+		} {
+			if member[1] == "" {
+				continue
+			}
+			if err := enc.WriteToken(jsontext.String(member[0])); err != nil {
+				return err
+			}
+			if err := enc.WriteToken(jsontext.String(member[1])); err != nil {
+				return err
+			}
+		}
+	}
+	return enc.WriteToken(jsontext.EndObject)
 }
 
 // LogMetric is the request of runs/log-metric. Timestamp is milliseconds since
@@ -42,6 +83,7 @@ type LogMetric struct {
 	Value     float64
 	Timestamp int64
 	Step      int64
+	Link      MetricLink
 }
 
 func (r *LogMetric) fields() []field {
@@ -51,12 +93,15 @@ func (r *LogMetric) fields() []field {
 		{name: "value", required: true, dst: &r.Value},
 		{name: "timestamp", required: true, dst: &r.Timestamp},
 		{name: "step", dst: &r.Step},
+		{name: "model_id", dst: &r.Link.ModelID},
+		{name: "dataset_name", dst: &r.Link.DatasetName},
+		{name: "dataset_digest", dst: &r.Link.DatasetDigest},
 	}
 }
 
 // Metric returns the point that the request logs.
 func (r *LogMetric) Metric() Metric {
-	return Metric{Key: r.Key, Value: r.Value, Timestamp: r.Timestamp, Step: r.Step}
+	return Metric{Key: r.Key, Value: r.Value, Timestamp: r.Timestamp, Step: r.Step, Link: r.Link.orNil()}
 }
 
 // GetMetricHistory is the request of metrics/get-history. A nil MaxResults asks

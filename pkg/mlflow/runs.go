@@ -57,44 +57,6 @@ type RunData struct {
 	Tags    []Tag    `json:"tags,omitempty"`
 }
 
-// RunInputs is the datasets and models a run read.
-type RunInputs struct {
-	DatasetInputs []DatasetInput `json:"dataset_inputs,omitempty"`
-	ModelInputs   []ModelInput   `json:"model_inputs,omitempty"`
-}
-
-// RunOutputs is the models a run wrote.
-type RunOutputs struct {
-	ModelOutputs []ModelOutput `json:"model_outputs,omitempty"`
-}
-
-// DatasetInput is a dataset that a run read, and in what role.
-type DatasetInput struct {
-	Tags    []Tag   `json:"tags,omitempty"`
-	Dataset Dataset `json:"dataset"`
-}
-
-// Dataset describes where data came from and what it looked like.
-type Dataset struct {
-	Name       string `json:"name"`
-	Digest     string `json:"digest"`
-	SourceType string `json:"source_type"`
-	Source     string `json:"source"`
-	Schema     string `json:"schema,omitzero"`
-	Profile    string `json:"profile,omitzero"`
-}
-
-// ModelInput names a logged model that a run read.
-type ModelInput struct {
-	ModelID string `json:"model_id"`
-}
-
-// ModelOutput names a logged model that a run wrote, and at which step.
-type ModelOutput struct {
-	ModelID string `json:"model_id"`
-	Step    int64  `json:"step"`
-}
-
 // Param is a parameter of a run. It is written once.
 type Param struct {
 	Key   string `json:"key"`

@@ -89,6 +89,22 @@ func checkLength(what, s string, limit int) *apierr.Error {
 	return invalidf("'%s' exceeds the maximum length of %d characters", what, limit)
 }
 
+// lengthRule bounds the length of a member.
+type lengthRule struct {
+	member, value string
+	limit         int
+}
+
+// checkLengths checks members; prefix is put before their names.
+func checkLengths(prefix string, rules ...lengthRule) *apierr.Error {
+	for _, r := range rules {
+		if err := checkLength(prefix+r.member, r.value, r.limit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // truncate returns the first limit characters of s.
 func truncate(s string, limit int) string {
 	if len(s) <= limit {
@@ -111,6 +127,8 @@ func at(path, member string) string {
 	return path + "." + member
 }
 
+func prefix(path string) string { return strings.TrimPrefix(path+".", ".") }
+
 func checkMetric(path func() string, m Metric) *apierr.Error {
 	if !every(m.Key, isNameRune) {
 		return checkName(at(path(), "name"), m.Key)
@@ -123,6 +141,12 @@ func checkMetric(path func() string, m Metric) *apierr.Error {
 	if m.Timestamp < 0 {
 		return invalidValue(at(path(), "timestamp"), strconv.FormatInt(m.Timestamp, 10),
 			fmt.Sprintf("metric '%s' (value=%s). Timestamp must be a nonnegative long (64-bit integer) ", m.Key, pyFloat(m.Value)))
+	}
+	if l := m.Link; l != nil {
+		if err := checkLengths(prefix(path()), lengthRule{"dataset_name", l.DatasetName, MaxDatasetNameLength},
+			lengthRule{"dataset_digest", l.DatasetDigest, MaxDatasetDigestLength}); err != nil {
+			return err
+		}
 	}
 	return checkLength("Metric name", m.Key, MaxKeyLength)
 }
@@ -423,3 +447,81 @@ func ValidateRegistryTag(t Tag) error {
 
 // ValidateTagKey checks the key of a tag that is deleted.
 func ValidateTagKey(key string) error { return asError(checkName("key", key)) }
+
+// ValidateInputs checks a log-inputs request.
+func ValidateInputs(r *LogInputs) error {
+	for i, in := range r.Datasets {
+		d, path := in.Dataset, "datasets["+strconv.Itoa(i)+"]."
+		if err := checkLengths(path+"dataset.",
+			lengthRule{"name", d.Name, MaxDatasetNameLength}, lengthRule{"digest", d.Digest, MaxDatasetDigestLength},
+			lengthRule{"source", d.Source, MaxDatasetSourceLength}, lengthRule{"schema", d.Schema, MaxDatasetSchemaLength},
+			lengthRule{"profile", d.Profile, MaxDatasetProfileLength}); err != nil {
+			return err
+		}
+		for j, t := range in.Tags {
+			if err := checkLengths(path+"tags["+strconv.Itoa(j)+"].",
+				lengthRule{"key", t.Key, MaxInputTagKeyLength}, lengthRule{"value", t.Value, MaxInputTagValueLength}); err != nil {
+				return err
+			}
+		}
+	}
+	for i, m := range r.Models {
+		if err := checkLength("models["+strconv.Itoa(i)+"].model_id", m.ModelID, MaxLoggedModelIDLength); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ValidateOutputs checks a request of runs/outputs.
+func ValidateOutputs(r *LogOutputs) error {
+	for i, m := range r.Models {
+		if err := checkLength("models["+strconv.Itoa(i)+"].model_id", m.ModelID, MaxLoggedModelIDLength); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ValidateLoggedModel checks what a logged model is made with, and cuts the
+// values of its parameters.
+func ValidateLoggedModel(r *CreateLoggedModel) error {
+	if r.Name != nil && strings.ContainsAny(*r.Name, `/:.%"'`) {
+		return invalidf("Invalid model name (%s) provided. Model name must be a non-empty string "+
+			"and cannot contain the following characters: ('/', ':', '.', '%%', '\"', \"'\")", clip(pyRepr(*r.Name)))
+	}
+	rules := []lengthRule{{"model_type", r.ModelType, MaxLoggedModelNameLength}, {"source_run_id", r.SourceRunID, MaxKeyLength}}
+	if r.Name != nil {
+		rules = append(rules, lengthRule{"name", *r.Name, MaxLoggedModelNameLength})
+	}
+	if err := checkLengths("", rules...); err != nil {
+		return err
+	}
+	if err := ValidateLoggedModelParams(r.Params); err != nil {
+		return err
+	}
+	return ValidateLoggedModelTags(r.Tags)
+}
+
+// ValidateLoggedModelParams checks parameters of a logged model, and cuts their
+// values to MaxParamValueLength characters.
+func ValidateLoggedModelParams(params []Param) error {
+	for i := range params {
+		if err := checkLength("params["+strconv.Itoa(i)+"].key", params[i].Key, MaxKeyLength); err != nil {
+			return err
+		}
+		params[i].Value = truncate(params[i].Value, MaxParamValueLength)
+	}
+	return asError(checkUniqueParams(params))
+}
+
+// ValidateLoggedModelTags checks tags of a logged model.
+func ValidateLoggedModelTags(tags []Tag) error {
+	for i, t := range tags {
+		if err := checkLengths("tags["+strconv.Itoa(i)+"].",
+			lengthRule{"key", t.Key, MaxKeyLength}, lengthRule{"value", t.Value, MaxRegistryTagValueLength}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -85,7 +85,13 @@ func call(t testing.TB, url, path string, request object, headers ...string) rep
 // send posts a body as it is; headers are names and values in turn.
 func send(t testing.TB, url string, body []byte, headers ...string) reply {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, bytes.NewReader(body))
+	return exchange(t, http.MethodPost, url, body, headers...)
+}
+
+// exchange sends a request of any method.
+func exchange(t testing.TB, method, url string, body []byte, headers ...string) reply {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}

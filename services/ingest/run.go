@@ -23,6 +23,7 @@ type run struct {
 	parameters map[string]string
 	tags       map[string]struct{}
 	requests   requests
+	links      links
 	textBytes  int // of the creation and the parameters
 
 	lastSeq uint64 // of the committed meta events
@@ -35,6 +36,7 @@ func newRun() *run {
 // apply folds one event in.
 func (r *run) apply(a events.Attributes, e *events.Event) {
 	r.requests.add(a.IdempotencyKey)
+	r.links.apply(e)
 	switch d := e.GetData().(type) {
 	case *events.Event_RunCreated:
 		r.created = d.RunCreated
@@ -77,7 +79,7 @@ func (r *run) id() string { return r.created.GetRunId() }
 // footprint estimates the memory that the state takes, in bytes.
 func (r *run) footprint() int {
 	const base, entry = 1024, 256
-	return base + r.textBytes + entry*(len(r.parameters)+len(r.tags)+len(r.requests))
+	return base + r.textBytes + len(r.links.models) + entry*(len(r.parameters)+len(r.tags)+len(r.requests)+r.links.count())
 }
 
 func (r *run) active() error {
@@ -184,7 +186,7 @@ func (r *run) batch(req *mlflow.LogBatch, single bool) ([]*events.Event, error) 
 	for chunk := range slices.Chunk(req.Metrics, events.MaxPoints) {
 		points := make([]events.Point, len(chunk))
 		for i, m := range chunk {
-			points[i] = events.Point{Key: m.Key, Value: m.Value, Timestamp: m.Timestamp, Step: m.Step}
+			points[i] = events.Point{Key: m.Key, Value: m.Value, Timestamp: m.Timestamp, Step: m.Step, Link: metricLink(m.Link)}
 		}
 		out = append(out, &events.Event{Data: &events.Event_MetricsLogged{MetricsLogged: events.NewMetricsLogged(r.id(), points)}})
 	}
@@ -245,14 +247,15 @@ func creation(id string, x *experiment, req *mlflow.CreateRun, now int64) (*even
 	return c, nil
 }
 
-// artifactURI returns where the artifacts of a run are: below the location of
-// its experiment's, whose query or fragment stays last.
-func artifactURI(location, runID string) string {
+// artifactURI returns where the artifacts of an owner are, a run or "models/" and
+// a logged model: below the location of its experiment's, whose query or
+// fragment stays last.
+func artifactURI(location, owner string) string {
 	var rest string
 	if i := strings.IndexAny(location, "?#"); i >= 0 && strings.Contains(location, "://") {
 		location, rest = location[:i], location[i:]
 	}
-	return strings.TrimSuffix(location, "/") + "/" + runID + "/artifacts" + rest
+	return strings.TrimSuffix(location, "/") + "/" + owner + "/artifacts" + rest
 }
 
 func tagsSet(id string, tags []mlflow.Tag) *events.Event {

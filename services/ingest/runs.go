@@ -157,6 +157,9 @@ func (s *Service) logMetric(c echo.Context) error {
 	if err := mlflow.ValidateMetric(req.Metric()); err != nil {
 		return err
 	}
+	if err := s.models.checkLinks(c.Request().Context(), req.Metric()); err != nil {
+		return err
+	}
 	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) {
 		return r.batch(&mlflow.LogBatch{Metrics: []mlflow.Metric{req.Metric()}}, true)
 	})
@@ -204,6 +207,9 @@ func (s *Service) logBatch(c echo.Context) error {
 		return err
 	}
 	if err := mlflow.ValidateBatch(req); err != nil {
+		return err
+	}
+	if err := s.models.checkLinks(c.Request().Context(), req.Metrics...); err != nil {
 		return err
 	}
 	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) { return r.batch(req, false) })

@@ -45,6 +45,7 @@ type Service struct {
 	bodies      *bodyLimit
 	experiments *experimentLog
 	shards      []*shard
+	models      *models
 }
 
 // New starts the service. It reads all experiments, and creates the default
@@ -62,6 +63,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	m := newInstruments(c.Registerer)
 	s := &Service{
 		log: c.Log, instruments: m, bodies: &bodyLimit{max: c.InFlightBytes}, experiments: newExperimentLog(c.Log, m),
+		models: newModels(c.Log, m),
 	}
 	for i := range c.Log.Shards() {
 		sh, err := newShard(c.Log, i, c.CacheBytes/c.Log.Shards(), m)
@@ -85,6 +87,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 // Close commits what has been accepted, and ends the service.
 func (s *Service) Close() {
 	s.experiments.lane.Close()
+	s.models.close()
 	for _, sh := range s.shards {
 		sh.lane.Close()
 	}
@@ -114,14 +117,23 @@ func (s *Service) Register(e *echo.Echo) {
 		"/runs/log-batch":                    s.logBatch,
 		"/runs/set-tag":                      s.setTag,
 		"/runs/delete-tag":                   s.deleteTag,
+		"/runs/log-inputs":                   s.logInputs,
+		"/runs/outputs":                      s.logOutputs,
+		"/runs/log-model":                    s.logModel,
 	} {
-		h = s.bodies.limited(h)
-		httpapi.MLflow(e, http.MethodPost, path, func(c echo.Context) error {
-			err := h(c)
-			s.instruments.command(strings.TrimPrefix(path, "/"), err)
-			return err
-		})
+		s.handle(e, http.MethodPost, path, strings.TrimPrefix(path, "/"), h)
 	}
+	s.registerModels(e)
+}
+
+// handle adds a route whose commands are counted as an action.
+func (s *Service) handle(e *echo.Echo, method, path, action string, h echo.HandlerFunc) {
+	h = s.bodies.limited(h)
+	httpapi.MLflow(e, method, path, func(c echo.Context) error {
+		err := h(c)
+		s.instruments.command(action, err)
+		return err
+	})
 }
 
 // answer tells where the write is in the log, and answers with v.

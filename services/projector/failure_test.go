@@ -315,7 +315,7 @@ func TestTwoWritersMakeTheSameRows(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	for _, table := range []tableName{tableRuns, tableAttributes, tableLatest, tableMetrics, tableAudit} {
+	for _, table := range tablesOf(events.RunsStream(0)) {
 		for _, q := range []string{
 			"INSERT INTO %s SELECT * FROM %s_2.%s",
 			"OPTIMIZE TABLE %s FINAL",

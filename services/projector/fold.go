@@ -31,16 +31,20 @@ type folder struct {
 	fresh uint64
 	state *state
 
-	metrics    metricRows
-	suspects   []suspect
-	latest     latestRows
-	attributes map[attributeID]attribute
-	order      []attributeID // of attributes, for rows in a fixed order
-	audit      auditRows
-	dirtyRuns  []*run
-	dirtyKeys  []*run // runs with dirty latest
-	dirtyExps  []*experiment
-	scratch    []*latest
+	metrics      metricRows
+	suspects     []suspect
+	latest       latestRows
+	attributes   map[attributeID]attribute
+	order        []attributeID // of attributes, for rows in a fixed order
+	audit        auditRows
+	dirtyRuns    []*run
+	dirtyKeys    []*run // runs with dirty latest
+	dirtyExps    []*experiment
+	dirtyModels  []*model
+	datasets     keyed[datasetID, dataset]
+	modelLinks   keyed[modelLinkID, modelLink]
+	modelMetrics keyed[modelPointID, modelPoint]
+	scratch      []*latest
 }
 
 // suspect is a point that may be one of the run's earlier ones.
@@ -84,9 +88,10 @@ type missing struct {
 	info        []*run
 	latest      []*run
 	experiments []*experiment
+	models      []*model
 }
 
-// prepare puts the runs and experiments of a batch into the state, and returns
+// prepare puts the runs, experiments and logged models of a batch into the state, and returns
 // those whose rows are to be loaded before the fold.
 func (f *folder) prepare(records []eventlog.Record) (missing, error) {
 	var m missing
@@ -123,6 +128,12 @@ func (f *folder) prepare(records []eventlog.Record) (missing, error) {
 				m.latest = append(m.latest, r)
 			}
 		default:
+			if id := loggedModelOf(rec.Event); id != "" {
+				if err := f.prepareModel(&m, rec, id); err != nil {
+					return m, err
+				}
+				continue
+			}
 			id := experimentID(rec.Event)
 			if id == "" {
 				continue
@@ -222,7 +233,8 @@ func (f *folder) fold(rec eventlog.Record) error {
 	}
 	switch e := rec.Event.GetData().(type) {
 	case *events.Event_RunCreated, *events.Event_RunUpdated, *events.Event_RunParametersLogged, *events.Event_RunTagsSet,
-		*events.Event_RunTagDeleted, *events.Event_RunDeleted, *events.Event_RunRestored, *events.Event_MetricsLogged:
+		*events.Event_RunTagDeleted, *events.Event_RunDeleted, *events.Event_RunRestored, *events.Event_MetricsLogged,
+		*events.Event_RunInputsLogged, *events.Event_RunOutputsLogged:
 		return unprojectable(rec, "it belongs on a stream of runs")
 	case *events.Event_ExperimentCreated:
 		return f.foldExperiment(rec, func(x *experiment) {
@@ -251,6 +263,9 @@ func (f *folder) fold(rec eventlog.Record) error {
 		})
 	case *events.Event_ExperimentTagDeleted:
 		return f.foldExperiment(rec, func(x *experiment) { delete(x.tags, e.ExperimentTagDeleted.GetKey()) })
+	}
+	if loggedModelOf(rec.Event) != "" {
+		return unprojectable(rec, "it belongs on a stream of runs")
 	}
 	if f.stream != events.StreamRegistry {
 		return unprojectable(rec, "it belongs on %s", events.StreamRegistry)
@@ -316,6 +331,13 @@ func (f *folder) foldRun(rec eventlog.Record) error {
 		}
 		f.foldAttribute(rec, r, attributeID{run: r.id, tag: true, key: e.RunTagDeleted.GetKey()}, "", true)
 		return f.foldAudit(rec)
+	case *events.Event_RunInputsLogged:
+		return f.foldInputs(rec, e.RunInputsLogged)
+	case *events.Event_RunOutputsLogged:
+		return f.foldOutputs(rec, e.RunOutputsLogged)
+	}
+	if id := loggedModelOf(rec.Event); id != "" {
+		return f.foldModel(rec, id)
 	}
 	return unprojectable(rec, "it does not belong on a stream of runs")
 }
@@ -404,6 +426,7 @@ func (f *folder) foldMetrics(rec eventlog.Record, m *events.MetricsLogged) error
 		}
 		f.scratch = append(f.scratch, l)
 	}
+	f.foldModelMetrics(rec, r, m)
 	write := rec.Seq > f.done[tableMetrics]
 	for i, p := range m.Points() {
 		l := f.scratch[m.GetKeyIndex()[i]]
@@ -468,8 +491,11 @@ func (f *folder) foldAudit(rec eventlog.Record) error {
 		return unprojectable(rec, "as JSON: %v", err)
 	}
 	exp := events.ExperimentOfRunSubject(rec.Subject)
-	if kind == entityExperiment {
+	switch kind {
+	case entityExperiment:
 		exp = id
+	case entityLoggedModel:
+		exp = events.ExperimentOfLoggedModelSubject(rec.Subject)
 	}
 	f.audit.append(rec, kind, id, exp, data)
 	return nil
@@ -477,10 +503,11 @@ func (f *folder) foldAudit(rec eventlog.Record) error {
 
 // What an event is about, in the table of audit.
 const (
-	entityRun        = "run"
-	entityExperiment = "experiment"
-	entityModel      = "registered_model"
-	entityVersion    = "model_version"
+	entityRun         = "run"
+	entityExperiment  = "experiment"
+	entityModel       = "registered_model"
+	entityVersion     = "model_version"
+	entityLoggedModel = "logged_model"
 )
 
 func experimentID(e *events.Event) string {
@@ -502,6 +529,8 @@ func entity(e *events.Event) (kind, id string) {
 			return entityVersion, v.GetName() + "/" + strconv.FormatUint(v.GetVersion(), 10)
 		}
 		return entityRun, data.GetRunId()
+	case interface{ GetModelId() string }:
+		return entityLoggedModel, data.GetModelId()
 	case interface{ GetExperimentId() string }:
 		return entityExperiment, data.GetExperimentId()
 	case interface {
@@ -536,6 +565,9 @@ func (f *folder) clear() {
 	f.latest.reset()
 	f.audit.reset()
 	f.suspects = f.suspects[:0]
+	f.datasets.reset()
+	f.modelLinks.reset()
+	f.modelMetrics.reset()
 	clear(f.attributes)
 	f.order = f.order[:0]
 	for _, r := range f.dirtyRuns {
@@ -550,6 +582,10 @@ func (f *folder) clear() {
 	for _, x := range f.dirtyExps {
 		x.dirty = false
 	}
+	for _, x := range f.dirtyModels {
+		x.dirty = false
+	}
+	f.dirtyModels = f.dirtyModels[:0]
 	f.dirtyRuns, f.dirtyKeys, f.dirtyExps = f.dirtyRuns[:0], f.dirtyKeys[:0], f.dirtyExps[:0]
 	f.state.trim()
 }

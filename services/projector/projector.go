@@ -38,7 +38,10 @@
 //     points again that it has seen changes nothing. Rows come out only for
 //     points that it has not seen, that is, beyond its watermark, to which the
 //     state is exact.
-//   - run_attributes and audit need no state.
+//   - logged_models is like runs and experiments.
+//   - run_attributes, run_datasets, run_models and audit need no state. Nor does
+//     logged_model_metrics, a set of few points: what is there twice is left to
+//     the engine, and the table is read with FINAL.
 //   - metrics is a set. A point p of the event s > w is to be inserted unless it
 //     is among the points of the events before s: those up to w are in the
 //     table, exactly, and the others are in this session's memory or in batches

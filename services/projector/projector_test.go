@@ -221,6 +221,12 @@ func (w *world) ofRun(run string, kind events.Kind, e *events.Event) entry {
 	return entry{stream: stream, subject: subject, event: e}
 }
 
+// ofModel returns the event of a logged model on its stream.
+func (w *world) ofModel(id string, e *events.Event) entry {
+	stream, subject := w.log.LoggedModelSubject("7", id)
+	return entry{stream: stream, subject: subject, event: e}
+}
+
 func (w *world) created(run string) entry {
 	return w.ofRun(run, events.KindMeta, &events.Event{Data: &events.Event_RunCreated{RunCreated: &events.RunCreated{
 		RunId: run, ExperimentId: "7", Name: "name of " + run, UserId: "me", StartTime: 12, ArtifactUri: "a/" + run,
@@ -246,7 +252,8 @@ func series(key string, from, n int) []events.Point {
 // history draws a list of events that ingest could have written.
 func (w *world) history(t *rapid.T) []entry {
 	runs := []string{newRunID(), newRunID(), newRunID()}
-	createdRuns := map[string]bool{}
+	models := []string{"m-" + newRunID(), "m-" + newRunID()}
+	createdRuns, createdModels := map[string]bool{}, map[string]bool{}
 	values := []float64{math.NaN(), 0, math.Copysign(0, -1), 1, 2, math.Inf(1), math.Inf(-1)}
 	small := func(label string) *rapid.Generator[int64] { return rapid.Int64Range(0, 3) }
 	keys := rapid.SampledFrom([]string{"loss", "acc", "ключ/☃"})
@@ -254,6 +261,9 @@ func (w *world) history(t *rapid.T) []entry {
 		return events.Point{
 			Key: keys.Draw(t, "key"), Step: small("step").Draw(t, "step"), Timestamp: small("at").Draw(t, "at"),
 			Value: rapid.SampledFrom(values).Draw(t, "value"),
+			Link: rapid.SampledFrom([]*events.MetricLink{
+				nil, nil, {ModelId: models[0]}, {ModelId: models[1], DatasetName: "d", DatasetDigest: "1"},
+			}).Draw(t, "link"),
 		}
 	})
 	var out []entry
@@ -263,8 +273,8 @@ func (w *world) history(t *rapid.T) []entry {
 		run := rapid.SampledFrom(runs).Draw(t, "run")
 		key, value := keys.Draw(t, "key"), rapid.StringN(0, 5, -1).Draw(t, "text")
 		meta := func(e *events.Event) { out = append(out, w.ofRun(run, events.KindMeta, e)) }
-		kind := rapid.IntRange(0, 15).Draw(t, "kind")
-		if kind < 12 && !createdRuns[run] {
+		kind := rapid.IntRange(0, 18).Draw(t, "kind")
+		if (kind < 12 || kind > 16) && !createdRuns[run] {
 			createdRuns[run] = true
 			out = append(out, w.created(run))
 			continue
@@ -315,6 +325,36 @@ func (w *world) history(t *rapid.T) []entry {
 			out = append(out, entry{events.StreamRegistry, events.ModelSubject("m"), &events.Event{Data: &events.Event_ModelVersionCreated{ModelVersionCreated: &events.ModelVersionCreated{
 				Name: "m", Version: 3, RunId: run,
 			}}}})
+		case 16:
+			id := rapid.SampledFrom(models).Draw(t, "model")
+			if !createdModels[id] {
+				createdModels[id] = true
+				out = append(out, w.ofModel(id, &events.Event{Data: &events.Event_LoggedModelCreated{LoggedModelCreated: &events.LoggedModelCreated{
+					ModelId: id, ExperimentId: "7", Name: value, ArtifactUri: "a/" + id, ModelType: "agent", SourceRunId: run,
+					Parameters: []*events.Parameter{{Key: "p", Value: "1"}}, Tags: []*events.Tag{{Key: "t0", Value: "created"}},
+				}}}))
+				continue
+			}
+			out = append(out, w.ofModel(id, rapid.SampledFrom([]*events.Event{
+				{Data: &events.Event_LoggedModelFinalized{LoggedModelFinalized: &events.LoggedModelFinalized{ModelId: id, Status: events.LoggedModelStatus_LOGGED_MODEL_STATUS_READY}}},
+				{Data: &events.Event_LoggedModelParametersLogged{LoggedModelParametersLogged: &events.LoggedModelParametersLogged{ModelId: id, Parameters: []*events.Parameter{{Key: key, Value: value}}}}},
+				{Data: &events.Event_LoggedModelTagsSet{LoggedModelTagsSet: &events.LoggedModelTagsSet{ModelId: id, Tags: []*events.Tag{{Key: key, Value: value}, {Key: "t0", Value: value}}}}},
+				{Data: &events.Event_LoggedModelTagDeleted{LoggedModelTagDeleted: &events.LoggedModelTagDeleted{ModelId: id, Key: "t0"}}},
+				{Data: &events.Event_LoggedModelDeleted{LoggedModelDeleted: &events.LoggedModelDeleted{ModelId: id}}},
+			}).Draw(t, "change of a model")))
+		case 17:
+			meta(&events.Event{Data: &events.Event_RunInputsLogged{RunInputsLogged: &events.RunInputsLogged{
+				RunId: run, ModelIds: models[:1], Datasets: []*events.DatasetInput{
+					{Name: key, Digest: "1", SourceType: "local", Source: value, Schema: "s", Profile: "p", Tags: []*events.Tag{{Key: key, Value: value}}},
+					{Name: "d", Digest: value},
+					{Name: "d", Digest: value, Source: "again"},
+				},
+			}}})
+		case 18:
+			step := rapid.Int64Range(0, 2).Draw(t, "step of an output")
+			meta(&events.Event{Data: &events.Event_RunOutputsLogged{RunOutputsLogged: &events.RunOutputsLogged{
+				RunId: run, Models: []*events.ModelOutput{{ModelId: models[0], Step: step}, {ModelId: models[1]}},
+			}}})
 		default:
 			out = append(out, w.logged(run, rapid.SliceOfN(draw, 1, 12).Draw(t, "points")...))
 		}
@@ -333,7 +373,7 @@ func TestTablesAreTheFoldOfTheLog(t *testing.T) {
 		if err := tables.Migrate(t.Context(), w.opts, nil); err != nil {
 			rt.Fatal(err)
 		}
-		for _, table := range []tableName{tableMetrics, tableAudit} {
+		for _, table := range []tableName{tableMetrics, tableModelMetrics, tableAudit} {
 			if err := w.conn.Exec(t.Context(), "SYSTEM STOP MERGES "+string(table)); err != nil {
 				rt.Fatal(err)
 			}

@@ -14,13 +14,17 @@ type tableName string
 
 // The tables, see pkg/tables.
 const (
-	tableRuns        tableName = "runs"
-	tableAttributes  tableName = "run_attributes"
-	tableLatest      tableName = "latest_metrics"
-	tableMetrics     tableName = "metrics"
-	tableExperiments tableName = "experiments"
-	tableAudit       tableName = "audit"
-	tableCheckpoints tableName = "checkpoints"
+	tableRuns         tableName = "runs"
+	tableAttributes   tableName = "run_attributes"
+	tableLatest       tableName = "latest_metrics"
+	tableMetrics      tableName = "metrics"
+	tableExperiments  tableName = "experiments"
+	tableDatasets     tableName = "run_datasets"
+	tableRunModels    tableName = "run_models"
+	tableModels       tableName = "logged_models"
+	tableModelMetrics tableName = "logged_model_metrics"
+	tableAudit        tableName = "audit"
+	tableCheckpoints  tableName = "checkpoints"
 )
 
 // tablesOf returns the tables that a stream is projected into, in the order in
@@ -32,7 +36,7 @@ func tablesOf(stream string) []tableName {
 	case stream == events.StreamRegistry:
 		return []tableName{tableAudit}
 	default:
-		return []tableName{tableRuns, tableAttributes, tableLatest, tableMetrics, tableAudit}
+		return []tableName{tableRuns, tableAttributes, tableLatest, tableMetrics, tableDatasets, tableRunModels, tableModels, tableModelMetrics, tableAudit}
 	}
 }
 
@@ -200,6 +204,14 @@ func (f *folder) rows(t tableName) (proto.Input, int) {
 		return f.metrics.input(), len(f.metrics.run)
 	case tableExperiments:
 		return f.experimentRows(), len(f.dirtyExps)
+	case tableDatasets:
+		return f.datasetRows(), len(f.datasets.order)
+	case tableRunModels:
+		return f.modelLinkRows(), len(f.modelLinks.order)
+	case tableModels:
+		return f.modelRows(), len(f.dirtyModels)
+	case tableModelMetrics:
+		return f.modelMetricRows(), len(f.modelMetrics.order)
 	case tableAudit:
 		return f.audit.input(), f.audit.rows
 	}

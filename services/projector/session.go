@@ -307,6 +307,11 @@ func (s *session) load(ctx context.Context, need missing) error {
 		}
 		s.fold.loaded(need)
 	}
+	if len(need.models) > 0 {
+		if err := s.store.loadModels(ctx, need.models); err != nil {
+			return err
+		}
+	}
 	if len(need.experiments) > 0 {
 		return s.store.loadExperiments(ctx, need.experiments)
 	}

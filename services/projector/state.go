@@ -15,6 +15,8 @@ const (
 	lifecycleDeleted int8 = 2
 	kindParameter    int8 = 1
 	kindTag          int8 = 2
+	directionInput   int8 = 1
+	directionOutput  int8 = 2
 )
 
 // pointID is what makes two metric points the same one.
@@ -83,17 +85,18 @@ type experiment struct {
 	dirty                        bool
 }
 
-// state holds the runs and experiments that were in use last, all of it also
+// state holds the runs, experiments and logged models that were in use last, all of it also
 // in the tables: what it drops is loaded again. Between two batches it is cut
 // to its limits.
 type state struct {
 	runs        *simplelru.LRU[uuid.UUID, *run]
 	experiments *simplelru.LRU[uint64, *experiment]
+	models      *simplelru.LRU[string, *model]
 	keys        int // metric keys of all runs
 	maxKeys     int
 }
 
-// Limits of a stream's state, in number of runs or experiments, and of keys.
+// Limits of a stream's state, in number of runs, experiments or models, and of keys.
 const (
 	maxEntities = 20_000
 	maxKeys     = 400_000
@@ -111,6 +114,10 @@ func newState() (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the cache of experiments: %w", err)
 	}
+	s.models, err = simplelru.NewLRU[string, *model](unbounded, nil)
+	if err != nil {
+		return nil, fmt.Errorf("make the cache of logged models: %w", err)
+	}
 	return s, nil
 }
 
@@ -122,5 +129,8 @@ func (s *state) trim() {
 	}
 	for s.experiments.Len() > maxEntities {
 		s.experiments.RemoveOldest()
+	}
+	for s.models.Len() > maxEntities {
+		s.models.RemoveOldest()
 	}
 }

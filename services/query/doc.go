@@ -32,4 +32,8 @@
 // a next page token only when there is a next page. A run that was deleted by
 // itself stays deleted when its experiment is restored, unless the log says
 // otherwise.
+//
+// The points of logged models keep NaN too, which orders before what is missing.
+// A data set that a search for logged models names without a digest stands for
+// all of its digests.
 package query

@@ -60,8 +60,7 @@ func (s *statement) runFilter(expr filter.Expr, experiments string) []string {
 			conditions = append(conditions, s.runAttribute(c))
 			continue
 		case c.Entity == filter.Dataset:
-			// No run has a data set yet, and what is missing meets nothing.
-			conditions = append(conditions, "0")
+			conditions = append(conditions, s.datasetCondition(c, experiments))
 			continue
 		case c.Op == filter.OpIsNull:
 			conditions = append(conditions, "r.run_id NOT IN ("+s.having(c.Entity, c.Key, experiments)+")")

@@ -128,6 +128,23 @@ func (f *freshness) ofRuns(ctx context.Context, experimentIDs []uint64) ([]event
 	return places, group.Wait()
 }
 
+// ofShards returns the ends of all run shards. The points of a logged model may
+// be in any of them.
+func (f *freshness) ofShards(ctx context.Context) ([]eventlog.Position, error) {
+	streams := f.log.RunStreams()
+	places := make([]eventlog.Position, len(streams))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(maxAsked)
+	for shard, stream := range streams {
+		places[shard].Stream = stream
+		group.Go(func() (err error) {
+			places[shard].Seq, err = f.log.LastSeq(ctx, stream)
+			return err
+		})
+	}
+	return places, group.Wait()
+}
+
 // await waits until the tables have reached the places, for the service's bound
 // at most, and puts the watermarks into the headers of the answer. It reports
 // whether the tables got there.

@@ -22,6 +22,9 @@ const (
 	// memory at a time. Where runs have more, fewer are fetched at a time; one
 	// run is never divided.
 	maxFetchedRows = 250_000
+	// maxFetchedDatasets bounds the data sets likewise: each has a schema and a
+	// profile.
+	maxFetchedDatasets = 2500
 )
 
 // run is a row of runs.
@@ -103,7 +106,7 @@ func (s *Service) getRun(ec echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return mlflow.WriteJSON(ec.Response(), mlflow.RunResponse{Run: mlflow.Run{Info: found[0].info, Data: data[0]}})
+	return mlflow.WriteJSON(ec.Response(), mlflow.RunResponse{Run: data[0]})
 }
 
 // missing returns the answer for what the log has and the tables have not: not
@@ -159,8 +162,8 @@ func (s *Service) searchRuns(ec echo.Context) error {
 			size /= 2
 			continue
 		}
-		for i, d := range data {
-			if err := out.item(mlflow.Run{Info: page[i].info, Data: d}); err != nil {
+		for _, r := range data {
+			if err := out.item(r); err != nil {
 				return err
 			}
 		}
@@ -255,14 +258,16 @@ func (s *Service) findRuns(ctx context.Context, search runSearch) (page []run, n
 	return page, next, err
 }
 
-// fetch returns what was logged to the runs, or that it is more than
-// maxFetchedRows, which one run alone may have.
-func (s *Service) fetch(ctx context.Context, runs []run) (data []mlflow.RunData, tooMany bool, err error) {
-	limit := maxFetchedRows
+// fetch returns the runs with what was logged to them, or that it is more than
+// maxFetchedRows or maxFetchedDatasets, which one run alone may have.
+func (s *Service) fetch(ctx context.Context, runs []run) (full []mlflow.Run, tooMany bool, err error) {
+	limit, datasetLimit := maxFetchedRows, maxFetchedDatasets
 	if len(runs) == 1 {
-		limit = 0
+		limit, datasetLimit = 0, 0
 	}
-	data = make([]mlflow.RunData, len(runs))
+	data := make([]mlflow.RunData, len(runs))
+	inputs := make([]mlflow.RunInputs, len(runs))
+	outputs := make([]mlflow.RunOutputs, len(runs))
 	index := make(map[uuid.UUID]int, len(runs))
 	ids := make([]string, len(runs))
 	experiments := make([]uint64, len(runs))
@@ -277,9 +282,10 @@ func (s *Service) fetch(ctx context.Context, runs []run) (data []mlflow.RunData,
 			" AND run_id IN ", st.bind("Array(UUID)", ids))
 		return st
 	}
-	// The two statements fill different fields of data.
-	var tooManyMetrics, tooManyAttributes bool
+	// The statements fill different fields.
+	var tooManyMetrics, tooManyAttributes, tooManyDatasets, tooManyModels bool
 	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(connsPerRequest)
 	group.Go(func() (err error) {
 		tooManyMetrics, err = s.db.some(ctx, from("key, value, timestamp, step", "latest_metrics"), limit, func(scan func(...any) error) error {
 			var id uuid.UUID
@@ -307,13 +313,54 @@ func (s *Service) fetch(ctx context.Context, runs []run) (data []mlflow.RunData,
 		})
 		return err
 	})
+	group.Go(func() (err error) {
+		st := from("name, digest, source_type, source, schema, profile, tags", "run_datasets")
+		st.write(" ORDER BY seq, idx")
+		tooManyDatasets, err = s.db.some(ctx, st, datasetLimit, func(scan func(...any) error) error {
+			var id uuid.UUID
+			var in mlflow.DatasetInput
+			var tags map[string]string
+			d := &in.Dataset
+			err := scan(&id, &d.Name, &d.Digest, &d.SourceType, &d.Source, &d.Schema, &d.Profile, &tags)
+			in.Tags = sortedTags(tags)
+			to := &inputs[index[id]]
+			to.DatasetInputs = append(to.DatasetInputs, in)
+			return err
+		})
+		return err
+	})
+	group.Go(func() (err error) {
+		st := from("direction = 'output', model_id, step", "run_models")
+		st.write(" ORDER BY seq, idx")
+		tooManyModels, err = s.db.some(ctx, st, limit, func(scan func(...any) error) error {
+			var id uuid.UUID
+			var output bool
+			var m mlflow.ModelOutput
+			err := scan(&id, &output, &m.ModelID, &m.Step)
+			if i := index[id]; output {
+				outputs[i].ModelOutputs = append(outputs[i].ModelOutputs, m)
+			} else {
+				inputs[i].ModelInputs = append(inputs[i].ModelInputs, mlflow.ModelInput{ModelID: m.ModelID})
+			}
+			return err
+		})
+		return err
+	})
 	if err := group.Wait(); err != nil {
 		return nil, false, err
 	}
-	for _, d := range data {
+	full = make([]mlflow.Run, len(runs))
+	for i, d := range data {
 		slices.SortFunc(d.Metrics, func(a, b mlflow.Metric) int { return strings.Compare(a.Key, b.Key) })
 		slices.SortFunc(d.Params, func(a, b mlflow.Param) int { return strings.Compare(a.Key, b.Key) })
 		slices.SortFunc(d.Tags, func(a, b mlflow.Tag) int { return strings.Compare(a.Key, b.Key) })
+		full[i] = mlflow.Run{Info: runs[i].info, Data: d}
+		if len(inputs[i].DatasetInputs)+len(inputs[i].ModelInputs) > 0 {
+			full[i].Inputs = &inputs[i]
+		}
+		if len(outputs[i].ModelOutputs) > 0 {
+			full[i].Outputs = &outputs[i]
+		}
 	}
-	return data, tooManyMetrics || tooManyAttributes, nil
+	return full, tooManyMetrics || tooManyAttributes || tooManyDatasets || tooManyModels, nil
 }

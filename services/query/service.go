@@ -15,7 +15,6 @@ import (
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/httpapi"
-	"github.com/runledger/runledger/pkg/mlflow"
 	"github.com/runledger/runledger/pkg/watermark"
 )
 
@@ -110,11 +109,9 @@ func (s *Service) Register(e *echo.Echo) {
 	httpapi.MLflow(e, http.MethodGet, "/metrics/get-history", s.getMetricHistory)
 	httpapi.MLflow(e, http.MethodGet, "/metrics/get-history-bulk-interval", s.getMetricHistoryBulkInterval)
 	e.GET("/ajax-api/2.0/mlflow/metrics/get-history-bulk", s.getMetricHistoryBulk)
-	// Nothing makes logged models yet, so a search finds none. Clients search
-	// for those of a run whenever they list its artifacts.
-	httpapi.MLflow(e, http.MethodPost, "/logged-models/search", func(ec echo.Context) error {
-		return mlflow.WriteJSON(ec.Response(), mlflow.Empty{})
-	})
+	httpapi.MLflow(e, http.MethodGet, "/logged-models/:model_id", s.getModel)
+	httpapi.MLflow(e, http.MethodPost, "/logged-models/search", s.searchModels)
+	httpapi.MLflow(e, http.MethodPost, "/experiments/search-datasets", s.searchDatasets)
 }
 
 // Ready reports whether both the log and ClickHouse answer.

@@ -57,30 +57,40 @@ func isScheme(s string) bool {
 // local reports whether the URI is a path of a file system.
 func (u uri) local() bool { return u.scheme == "" || u.scheme == "file" }
 
-// artifactRoot returns the root of the artifacts of the request's run, when its
-// source is checked against that, and "" when there is no such run. It refuses a
-// source that is too long.
-func (s *Service) artifactRoot(ctx context.Context, req *mlflow.CreateModelVersion) (string, error) {
+// owners is what the log has of what a request says its source belongs to.
+type owners struct {
+	root  string                     // of the artifacts of its run, "" when there is none or it does not matter
+	model *events.LoggedModelCreated // nil when there is none
+}
+
+// owners looks a request's run and logged model up. It refuses a source that is
+// too long.
+func (s *Service) owners(ctx context.Context, req *mlflow.CreateModelVersion) (o owners, err error) {
 	if len(req.Source) > maxSourceLength {
-		return "", apierr.Errorf(apierr.InvalidParameterValue, "'source' exceeds the maximum length of %d bytes", maxSourceLength)
+		return o, apierr.Errorf(apierr.InvalidParameterValue, "'source' exceeds the maximum length of %d bytes", maxSourceLength)
+	}
+	if req.ModelID != nil && *req.ModelID != "" {
+		o.model, err = s.log.LoggedModel(ctx, *req.ModelID)
+		return o, err
 	}
 	u := parseURI(req.Source)
 	if req.RunID == nil || *req.RunID == "" || !u.local() && !isArtifactProxy(req.Source) || mlflow.ValidateRunID(*req.RunID) != nil {
-		return "", nil
+		return o, nil
 	}
 	stream, subject := s.log.RunSubject(events.Any, *req.RunID, events.KindMeta)
 	for rec, err := range s.log.Read(ctx, stream, subject, 1, 0) {
 		if err != nil {
-			return "", fmt.Errorf("look run %s up: %w", *req.RunID, err)
+			return o, fmt.Errorf("look run %s up: %w", *req.RunID, err)
 		}
-		return rec.GetRunCreated().GetArtifactUri(), nil
+		o.root = rec.GetRunCreated().GetArtifactUri()
+		break
 	}
-	return "", nil
+	return o, nil
 }
 
 // resolveSource checks where a new version is to come from: not from outside the
-// artifacts of the run that the request names. root is what artifactRoot said.
-func resolveSource(st *catalog.State, req *mlflow.CreateModelVersion, root string) (origin, error) {
+// artifacts of the logged model or the run that the request names.
+func resolveSource(st *catalog.State, req *mlflow.CreateModelVersion, from owners) (origin, error) {
 	o := origin{source: req.Source}
 	if req.RunID != nil {
 		o.runID = *req.RunID
@@ -96,12 +106,14 @@ func resolveSource(st *catalog.State, req *mlflow.CreateModelVersion, root strin
 	}
 	u := parseURI(req.Source)
 	if u.scheme == "models" {
-		return resolveModelSource(st, req, o, u)
+		return resolveModelSource(st, req, o, from.model, u)
 	}
-	owner := "run_id"
+	owner, root := "run_id", from.root
 	if o.modelID != "" {
-		// There are no logged models that could contain a source.
-		owner, root = "model_id", ""
+		owner, root = "model_id", from.model.GetArtifactUri()
+		if o.runID == "" {
+			o.runID = from.model.GetSourceRunId()
+		}
 	}
 	if u.local() {
 		return o, checkLocal(u, req.Source, o, owner, root)
@@ -128,7 +140,7 @@ func resolveSource(st *catalog.State, req *mlflow.CreateModelVersion, root strin
 }
 
 func checkLocal(u uri, source string, o origin, owner, root string) error {
-	if o.runID != "" && owner == "run_id" {
+	if o.runID != "" || o.modelID != "" {
 		if root == "" {
 			return notContained(source, owner)
 		}
@@ -148,14 +160,21 @@ func checkLocal(u uri, source string, o origin, owner, root string) error {
 		source, owner)
 }
 
-// resolveModelSource resolves models:/name/version and its like.
-func resolveModelSource(st *catalog.State, req *mlflow.CreateModelVersion, o origin, u uri) (origin, error) {
+// resolveModelSource resolves models:/name/version and its like, and
+// models:/model_id, which must be the logged model that the request names.
+func resolveModelSource(st *catalog.State, req *mlflow.CreateModelVersion, o origin, model *events.LoggedModelCreated, u uri) (origin, error) {
 	if u.host != "" {
 		return o, invalidSource("Invalid model version source: '%s'. Registered model sources must use the active model registry.", req.Source)
 	}
 	name, suffix, alias, ok := parseModelPath(u.path)
+	if ok && suffix == "" && alias == "" && model != nil && name == model.GetModelId() {
+		o.location = model.GetArtifactUri()
+		if o.runID == "" {
+			o.runID = model.GetSourceRunId()
+		}
+		return o, nil
+	}
 	if !ok || suffix == "" && alias == "" {
-		// The latter is a logged model, and there are none.
 		return o, notContained(req.Source, "model_id")
 	}
 	m, err := findModel(st, name)

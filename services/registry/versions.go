@@ -18,7 +18,7 @@ func (s *Service) createVersion(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	root, err := s.artifactRoot(c.Request().Context(), req)
+	from, err := s.owners(c.Request().Context(), req)
 	if err != nil {
 		return err
 	}
@@ -26,7 +26,7 @@ func (s *Service) createVersion(c echo.Context) error {
 	return s.changeVersion(c, req.Name, command{
 		action: "model_version_created", model: req.Name,
 		decide: func(st *catalog.State) (*events.Event, error) {
-			origin, err := resolveSource(st, req, root)
+			origin, err := resolveSource(st, req, from)
 			if err != nil {
 				return nil, err
 			}

@@ -35,6 +35,7 @@ type fold struct {
 	shards      int
 	runs        map[string]*run
 	experiments map[string]*experiment
+	models      map[string]*model
 	points      map[string]string // identity -> first place
 	tables      Tables
 }
@@ -70,9 +71,10 @@ type experiment struct {
 // must hold when all of it is projected.
 func Fold(ctx context.Context, log *eventlog.Log) (Tables, error) {
 	f := &fold{
-		shards: log.Shards(), runs: map[string]*run{}, experiments: map[string]*experiment{}, points: map[string]string{},
+		shards: log.Shards(), runs: map[string]*run{}, experiments: map[string]*experiment{}, models: map[string]*model{}, points: map[string]string{},
 		tables: Tables{
 			"metrics": {}, "latest_metrics": {}, "run_attributes": {}, "runs": {}, "experiments": {}, "audit": {}, "checkpoints": {},
+			"logged_models": {}, "logged_model_metrics": {}, "run_datasets": {}, "run_models": {},
 		},
 	}
 	for _, stream := range log.Streams() {
@@ -114,7 +116,7 @@ func (f *fold) apply(rec eventlog.Record) error {
 	exp := strings.Split(rec.Subject, ".")
 	expID := ""
 	switch kind {
-	case "run":
+	case "run", "logged_model":
 		expID = exp[2]
 	case "experiment":
 		expID = id
@@ -127,7 +129,10 @@ func (f *fold) apply(rec eventlog.Record) error {
 		rec.ID, rec.Time.UTC().Format(time.RFC3339Nano), events.Type(rec.Event), rec.Actor, rec.Reason, rec.RequestID, kind, id, expID, canonical(data))
 	switch kind {
 	case "run":
+		f.links(rec, id, expID)
 		return f.meta(rec, id, expID)
+	case "logged_model":
+		return f.model(rec, id, expID)
 	case "experiment":
 		return f.experiment(rec, id)
 	}
@@ -164,6 +169,22 @@ func subjectOf(e *events.Event) (kind, id string) {
 		return "run", d.RunDeleted.GetRunId()
 	case *events.Event_RunRestored:
 		return "run", d.RunRestored.GetRunId()
+	case *events.Event_RunInputsLogged:
+		return "run", d.RunInputsLogged.GetRunId()
+	case *events.Event_RunOutputsLogged:
+		return "run", d.RunOutputsLogged.GetRunId()
+	case *events.Event_LoggedModelCreated:
+		return "logged_model", d.LoggedModelCreated.GetModelId()
+	case *events.Event_LoggedModelFinalized:
+		return "logged_model", d.LoggedModelFinalized.GetModelId()
+	case *events.Event_LoggedModelParametersLogged:
+		return "logged_model", d.LoggedModelParametersLogged.GetModelId()
+	case *events.Event_LoggedModelTagsSet:
+		return "logged_model", d.LoggedModelTagsSet.GetModelId()
+	case *events.Event_LoggedModelTagDeleted:
+		return "logged_model", d.LoggedModelTagDeleted.GetModelId()
+	case *events.Event_LoggedModelDeleted:
+		return "logged_model", d.LoggedModelDeleted.GetModelId()
 	case *events.Event_ExperimentCreated:
 		return "experiment", d.ExperimentCreated.GetExperimentId()
 	case *events.Event_ExperimentRenamed:
@@ -214,6 +235,9 @@ func (f *fold) metrics(rec eventlog.Record, m *events.MetricsLogged) error {
 		return err
 	}
 	for i, p := range m.Points() {
+		if p.Link != nil {
+			f.modelPoint(m.GetRunId(), p, rec.Seq, i)
+		}
 		id := pointKey(m.GetRunId(), p.Key, p.Step, p.Timestamp, p.Value)
 		if _, ok := f.points[id]; !ok {
 			f.points[id] = pointRow(p.Value, events.Shard(m.GetRunId(), f.shards), rec.Seq, i)
@@ -342,6 +366,7 @@ func (f *fold) experiment(rec eventlog.Record, id string) error {
 
 func (f *fold) finish() {
 	f.tables["metrics"] = f.points
+	f.finishModels()
 	for id, r := range f.runs {
 		f.tables["runs"][r.experiment+" "+id] = runRow(r.name, r.user, int8(r.status), r.start, r.end, r.uri, r.lifecycle, r.deletedTime, r.seq)
 		for key, a := range r.params {
@@ -503,6 +528,7 @@ func read(ctx context.Context, conn driver.Conn) (Tables, error) {
 		err := rows.Scan(&stream, &seq, &incarnation)
 		return stream, fmt.Sprintf("%d %s", seq, incarnation), err
 	})
+	r.models(ctx, conn)
 	return r.tables, r.err
 }
 

@@ -1,0 +1,95 @@
+package mlflow
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestDecodeNestedMessages(t *testing.T) {
+	const d = `{"name":"n","digest":"1","source_type":"s","source":"x"}`
+	for _, tt := range []struct{ body, err string }{
+		{`{"run_id":"r","datasets":[{"dataset":` + d + `,"tags":[{"key":"k","value":"v"}]}],"models":[{"model_id":"m"}]}`, ""},
+		{`{"run_id":"r","datasets":[{"dataset":null}]}`, missing("datasets[0].dataset")},
+		{`{"run_id":"r","datasets":[{"dataset":` + d + `},{"dataset":{"name":"n"}}]}`, missing("datasets[1].dataset.digest")},
+		{`{"run_id":"r","datasets":[{"dataset":{"name":1,"digest":"1"}}]}`, hint("1", "datasets[0].dataset.name", "int")},
+		{`{"run_id":"r","datasets":[{"dataset":` + d + `,"tags":[{"value":"v"}]}]}`, missing("datasets[0].tags[0].key")},
+		{`{"run_id":"r","datasets":{}}`, hint("{}", "datasets", "dict")},
+		{`{"run_id":"r","datasets":["x"]}`, hint(`"x"`, "datasets[0]", "str")},
+		{`{"run_id":"r","models":[{"model_id":""}]}`, missing("models[0].model_id")},
+	} {
+		got := decodeJSON[LogInputs](t, tt.body, tt.err)
+		if tt.err != "" {
+			continue
+		}
+		want := LogInputs{
+			RunID: "r", Models: []ModelInput{{"m"}},
+			Datasets: []DatasetInput{{Tags: []Tag{{"k", "v"}}, Dataset: Dataset{Name: "n", Digest: "1", SourceType: "s", Source: "x"}}},
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+}
+
+func TestMetricLinks(t *testing.T) {
+	got := decodeJSON[LogBatch](t, `{"run_id":"r","metrics":[
+		{"key":"a","value":1,"timestamp":1,"model_id":"m","dataset_name":"d","dataset_digest":null},
+		{"key":"a","value":1,"timestamp":1,"model_id":"","dataset_name":"d"}]}`, "")
+	if l := got.Metrics[0].Link; l == nil || *l != (MetricLink{ModelID: "m", DatasetName: "d"}) || got.Metrics[1].Link != nil {
+		t.Errorf("links %+v, %+v", l, got.Metrics[1].Link)
+	}
+	decodeJSON[LogBatch](t, `{"run_id":"r","metrics":[{"key":"a","value":1,"timestamp":1,"model_id":7}]}`, hint("7", "metrics[0].model_id", "int"))
+	again := got
+	again.Metrics = []Metric{{Key: "a", Value: 1, Timestamp: 1, Link: &MetricLink{ModelID: "m", DatasetName: "d"}}, got.Metrics[1]}
+	if a, b := fmt.Sprintf("%#v", got), fmt.Sprintf("%#v", again); a != b {
+		t.Errorf("equal requests print as\n%s\n%s", a, b)
+	}
+	single := decodeJSON[LogMetric](t, `{"run_id":"r","key":"a","value":1,"timestamp":1,"model_id":"m"}`, "")
+	if l := single.Metric().Link; l == nil || l.ModelID != "m" {
+		t.Errorf("link %+v", l)
+	}
+	checkMessage(t, ValidateMetric(Metric{Key: "a", Link: &MetricLink{ModelID: "m", DatasetDigest: strings.Repeat("d", 37)}}),
+		"'dataset_digest' exceeds the maximum length of 36 characters")
+	b, err := Encode(Metric{Key: "a", Link: &MetricLink{ModelID: "m", DatasetName: "d", RunID: "r"}})
+	if want := `{"key":"a","value":0,"timestamp":0,"step":0,"dataset_name":"d","model_id":"m","run_id":"r"}`; err != nil || string(b) != want {
+		t.Errorf("encoded %s, %v, want %s", b, err, want)
+	}
+}
+
+func TestValidateLoggedModel(t *testing.T) {
+	bad := "a/b"
+	checkMessage(t, ValidateLoggedModel(&CreateLoggedModel{Name: &bad}), "Invalid model name ('a/b') provided. Model name must be a non-empty string "+
+		`and cannot contain the following characters: ('/', ':', '.', '%', '"', "'")`)
+	params := []Param{{"k", strings.Repeat("v", MaxParamValueLength+1)}}
+	checkMessage(t, ValidateLoggedModel(&CreateLoggedModel{Params: params}), "")
+	if len(params[0].Value) != MaxParamValueLength {
+		t.Errorf("the value has %d characters", len(params[0].Value))
+	}
+	checkMessage(t, ValidateLoggedModelTags([]Tag{{"k", ""}, {strings.Repeat("k", 251), ""}}), "'tags[1].key' exceeds the maximum length of 250 characters")
+	got := decodeJSON[FinalizeLoggedModel](t, `{"status":"LOGGED_MODEL_UPLOAD_FAILED"}`, "")
+	if got.Status != LoggedModelFailed || decodeJSON[FinalizeLoggedModel](t, `{"status":2}`, "").Status != LoggedModelReady {
+		t.Errorf("status %s", got.Status)
+	}
+	decodeJSON[FinalizeLoggedModel](t, `{}`, missing("status"))
+}
+
+func TestAppendModel(t *testing.T) {
+	const model = `{"artifact_path":"m","flavors":{},"run_id":"r","utc_time_created":"now"}`
+	list, err := AppendModel("", model)
+	if err == nil {
+		list, err = AppendModel(list, model)
+	}
+	if want := "[" + model + ", " + model + "]"; err != nil || list != want {
+		t.Errorf("got %s, %v, want %s", list, err, want)
+	}
+	for body, want := range map[string]string{
+		"x":              "Malformed model info. \n x \n is not a valid JSON.",
+		`{"flavors":{}}`: "Model json is missing mandatory fields: {'artifact_path', 'run_id', 'utc_time_created'}",
+		`["a"]`:          "Malformed model info. \n [\"a\"] \n is not a valid JSON.",
+	} {
+		_, err := AppendModel("", body)
+		checkMessage(t, err, want)
+	}
+}

@@ -1,0 +1,268 @@
+package ingest
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/runledger/runledger/pkg/eventlog"
+	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/mlflow"
+)
+
+// models decides the commands of logged models. A model has few events and few
+// commands, so each command reads the model from the log.
+type models struct {
+	log   *eventlog.Log
+	lanes []*eventlog.Lane // by shard
+}
+
+func newModels(log *eventlog.Log, i *instruments) *models {
+	m := &models{log: log}
+	for _, stream := range log.RunStreams() {
+		// Single: what a command reads is all that there is.
+		m.lanes = append(m.lanes, log.NewLane(eventlog.LaneConfig{Stream: stream, Single: true, Observe: i.observer(stream)}))
+	}
+	return m
+}
+
+func (s *models) close() {
+	for _, lane := range s.lanes {
+		lane.Close()
+	}
+}
+
+// do runs a command and returns the model as it is then. A model that does not
+// exist has a nil creation; decide says what that means.
+func (s *models) do(ctx context.Context, id string, a events.Attributes, decide func(*model) (*events.Event, error)) (*model, eventlog.Position, error) {
+	var m *model
+	pos, err := s.lanes[events.Shard(id, len(s.lanes))].Do(ctx, func(ctx context.Context, b *eventlog.Batch) (err error) {
+		if m, err = s.read(ctx, id); err != nil {
+			return err
+		}
+		if seen, err := m.requests.seen(a.IdempotencyKey); seen || err != nil {
+			return err
+		}
+		e, err := decide(m)
+		if err != nil || e == nil {
+			return err
+		}
+		expect := m.lastSeq
+		m.apply(a, e)
+		_, subject := s.log.LoggedModelSubject(m.created.GetExperimentId(), id)
+		return b.Append(subject, a, e, eventlog.Expect{Subject: subject, Seq: expect}, nil)
+	})
+	return m, pos, err
+}
+
+func (s *models) read(ctx context.Context, id string) (*model, error) {
+	m := newModel()
+	if !events.ValidLoggedModelID(id) {
+		return m, nil
+	}
+	stream, filter := s.log.LoggedModelSubject(events.Any, id)
+	for rec, err := range s.log.Read(ctx, stream, filter, 1, 0) {
+		if err != nil {
+			return nil, err
+		}
+		m.apply(rec.Attributes, rec.Event)
+		m.lastSeq = rec.Seq
+	}
+	return m, nil
+}
+
+// checkLinks returns an error unless all logged models that points are linked
+// to exist.
+func (s *models) checkLinks(ctx context.Context, metrics ...mlflow.Metric) error {
+	var known map[string]struct{}
+	for _, m := range metrics {
+		if m.Link == nil || !add(&known, m.Link.ModelID) {
+			continue
+		}
+		var seq uint64
+		var err error
+		if id := m.Link.ModelID; events.ValidLoggedModelID(id) {
+			stream, filter := s.log.LoggedModelSubject(events.Any, id)
+			_, seq, err = s.log.LastFor(ctx, stream, filter)
+		}
+		if err != nil {
+			return err
+		}
+		if seq == 0 {
+			return mlflow.LoggedModelNotFound(m.Link.ModelID)
+		}
+	}
+	return nil
+}
+
+// registerModels adds the routes of logged models to e.
+func (s *Service) registerModels(e *echo.Echo) {
+	const one = "/logged-models/:model_id"
+	s.handle(e, http.MethodPost, "/logged-models", "logged-models/create", s.createModel)
+	s.handle(e, http.MethodPatch, one, "logged-models/finalize", s.finalizeModel)
+	s.handle(e, http.MethodDelete, one, "logged-models/delete", s.deleteModel)
+	s.handle(e, http.MethodPost, one+"/params", "logged-models/log-params", s.logModelParams)
+	s.handle(e, http.MethodPatch, one+"/tags", "logged-models/set-tags", s.setModelTags)
+	s.handle(e, http.MethodDelete, one+"/tags/:tag_key", "logged-models/delete-tag", s.deleteModelTag)
+}
+
+// pathParam returns a part of a request's path as it was before it was escaped.
+func pathParam(c echo.Context, name string) string {
+	value := c.Param(name)
+	if c.Request().URL.RawPath == "" {
+		return value // echo has taken it from the unescaped path
+	}
+	if plain, err := url.PathUnescape(value); err == nil {
+		return plain
+	}
+	return value
+}
+
+func (s *Service) createModel(c echo.Context) error {
+	req, err := mlflow.Decode[mlflow.CreateLoggedModel](c.Request())
+	if err != nil {
+		return err
+	}
+	if err := mlflow.ValidateExperimentID(req.ExperimentID); err != nil {
+		return err
+	}
+	if err := mlflow.ValidateLoggedModel(req); err != nil {
+		return err
+	}
+	name := ""
+	if req.Name != nil {
+		name = *req.Name
+	}
+	a, err := attributes(c, []any{req.ExperimentID, name, req.ModelType, req.SourceRunID, req.Params, req.Tags})
+	if err != nil {
+		return err
+	}
+	ctx := c.Request().Context()
+	id := "m-" + newRunID(req.ExperimentID, a.IdempotencyKey)
+	var created *events.Event
+	var refused error
+	err = s.experiments.read(ctx, func(d *directory) {
+		var exp *experiment
+		if exp, refused = d.active(req.ExperimentID); refused == nil {
+			created = modelCreation(id, exp, req)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if refused != nil {
+		return refused
+	}
+	m, pos, err := s.models.do(ctx, id, a, func(*model) (*events.Event, error) { return created, nil })
+	if err != nil {
+		return err
+	}
+	return answer(c, pos, mlflow.LoggedModelResponse{Model: m.show()})
+}
+
+// onModel runs a command on the logged model that the path names. A deleted one
+// takes commands, as in MLflow.
+func (s *Service) onModel(c echo.Context, request any, decide func(*model) (*events.Event, error)) (*model, eventlog.Position, error) {
+	id := pathParam(c, "model_id")
+	a, err := attributes(c, []any{id, request})
+	if err != nil {
+		return nil, eventlog.Position{}, err
+	}
+	return s.models.do(c.Request().Context(), id, a, func(m *model) (*events.Event, error) {
+		if m.created == nil {
+			return nil, mlflow.LoggedModelNotFound(id)
+		}
+		return decide(m)
+	})
+}
+
+func (s *Service) finalizeModel(c echo.Context) error {
+	req, err := mlflow.Decode[mlflow.FinalizeLoggedModel](c.Request())
+	if err != nil {
+		return err
+	}
+	m, pos, err := s.onModel(c, *req, func(m *model) (*events.Event, error) { return m.finalize(req.Status) })
+	if err != nil {
+		return err
+	}
+	return answer(c, pos, mlflow.LoggedModelResponse{Model: m.show()})
+}
+
+func (s *Service) deleteModel(c echo.Context) error {
+	_, pos, err := s.onModel(c, nil, (*model).remove)
+	if err != nil {
+		return err
+	}
+	return answer(c, pos, mlflow.Empty{})
+}
+
+func (s *Service) logModelParams(c echo.Context) error {
+	req, err := mlflow.Decode[mlflow.LogLoggedModelParams](c.Request())
+	if err != nil {
+		return err
+	}
+	if err := mlflow.ValidateLoggedModelParams(req.Params); err != nil {
+		return err
+	}
+	_, pos, err := s.onModel(c, *req, func(m *model) (*events.Event, error) { return m.logParameters(req.Params) })
+	if err != nil {
+		return err
+	}
+	return answer(c, pos, mlflow.Empty{})
+}
+
+func (s *Service) setModelTags(c echo.Context) error {
+	req, err := mlflow.Decode[mlflow.SetLoggedModelTags](c.Request())
+	if err != nil {
+		return err
+	}
+	if err := mlflow.ValidateLoggedModelTags(req.Tags); err != nil {
+		return err
+	}
+	_, pos, err := s.onModel(c, *req, func(m *model) (*events.Event, error) { return m.setTags(req.Tags) })
+	if err != nil {
+		return err
+	}
+	return answer(c, pos, mlflow.Empty{})
+}
+
+func (s *Service) deleteModelTag(c echo.Context) error {
+	key := pathParam(c, "tag_key")
+	_, pos, err := s.onModel(c, key, func(m *model) (*events.Event, error) { return m.deleteTag(key) })
+	if err != nil {
+		return err
+	}
+	return answer(c, pos, mlflow.Empty{})
+}
+
+func (s *Service) logInputs(c echo.Context) error {
+	req, err := mlflow.Decode[mlflow.LogInputs](c.Request())
+	if err != nil {
+		return err
+	}
+	if err := mlflow.ValidateInputs(req); err != nil {
+		return err
+	}
+	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) { return r.logInputs(req) })
+}
+
+func (s *Service) logOutputs(c echo.Context) error {
+	req, err := mlflow.Decode[mlflow.LogOutputs](c.Request())
+	if err != nil {
+		return err
+	}
+	if err := mlflow.ValidateOutputs(req); err != nil {
+		return err
+	}
+	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) { return r.logOutputs(req) })
+}
+
+func (s *Service) logModel(c echo.Context) error {
+	req, err := mlflow.Decode[mlflow.LogModel](c.Request())
+	if err != nil {
+		return err
+	}
+	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) { return r.logModel(req.ModelJSON) })
+}
