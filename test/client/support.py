@@ -31,6 +31,11 @@ def client_3(what: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(old, reason=f"mlflow {mlflow.__version__} has no {what}")
 
 
+def linked(client: mlflow.MlflowClient, run: str) -> Any:
+    """The run, of which the client's types say that inputs and outputs may be None."""
+    return client.get_run(run)
+
+
 @dataclass
 class Runledger:
     """A `runledger up` of our own on one data directory."""
