@@ -43,7 +43,7 @@ const (
 	idleTimeout       = 2 * time.Minute
 	// writeTimeout is within how long a client must take what is written to it,
 	// answerTimeout within how long the answer must begin.
-	writeTimeout  = time.Minute
+	writeTimeout  = 30 * time.Second
 	answerTimeout = 10 * time.Minute
 	// maxConnections bounds the clients of one process; others wait to be accepted.
 	maxConnections = 8192

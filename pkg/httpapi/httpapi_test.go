@@ -244,7 +244,7 @@ func (p pipes) Close() error   { close(p); return nil }
 func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
 func TestClientThatTakesNothingIsLetGoAndASlowOneIsNot(t *testing.T) {
-	const pause, writes = 40 * time.Second, 30 // longer together than an answer may take to begin
+	const pause, writes = 25 * time.Second, 30 // longer together than an answer may take to begin
 	for name, takes := range map[string]bool{"takes nothing": false, "slow": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
