@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -275,6 +276,7 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		n.routes = append(n.routes, s.Register)
 	}
 	var versions *registry.Service
+	var record artifacts.Record
 	if p.registry {
 		s, err := registry.New(ctx, registry.Config{
 			Log: n.log, Dir: filepath.Join(n.dir, "registry"), Logger: n.logger, Registerer: n.registry,
@@ -295,16 +297,19 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		n.onClose(func() error { s.Close(); return nil })
 		n.check("ingest", s.Ready)
 		n.routes = append(n.routes, s.Register)
+		record = func(c echo.Context, at artifacts.Place, e *events.Event) error {
+			return s.RecordArtifact(c, at.ExperimentID, cmp.Or(at.Owner(), events.NoOwner), e)
+		}
 	}
 	if p.ingest || p.registry {
-		return n.startArtifacts(ctx, p, versions)
+		return n.startArtifacts(ctx, p, versions, record)
 	}
 	return nil
 }
 
 // startArtifacts serves the files of runs and logged models beside ingest, and those of model
 // versions beside the registry.
-func (n *node) startArtifacts(ctx context.Context, p parts, versions *registry.Service) error {
+func (n *node) startArtifacts(ctx context.Context, p parts, versions *registry.Service, record artifacts.Record) error {
 	url, err := n.options.artifactsURL()
 	if err != nil {
 		return err
@@ -315,7 +320,7 @@ func (n *node) startArtifacts(ctx context.Context, p parts, versions *registry.S
 	}
 	n.onClose(store.Close)
 	n.check("artifacts", store.Ready)
-	proxy := artifacts.NewProxy(store, artifactURI(n.log))
+	proxy := artifacts.NewProxy(store, artifactURI(n.log), record)
 	if p.ingest {
 		n.routes = append(n.routes, proxy.Register, func(e *echo.Echo) { proxy.RegisterLoggedModels(e, modelURI(n.log)) })
 	}

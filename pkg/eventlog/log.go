@@ -167,6 +167,13 @@ func (l *Log) RunSubject(experimentID, runID string, kind events.Kind) (stream, 
 	return events.RunsStream(shard), events.RunSubject(shard, experimentID, runID, kind)
 }
 
+// ArtifactSubject returns the subject of the artifacts of a run or a logged model
+// in this log's shards; see events.ArtifactSubject.
+func (l *Log) ArtifactSubject(experimentID, owner string) (stream, subject string) {
+	shard := events.Shard(owner, l.shards)
+	return events.RunsStream(shard), events.ArtifactSubject(shard, experimentID, owner)
+}
+
 // LoggedModelSubject returns the subject of a logged model in this log's shards;
 // experimentID may be events.Any.
 func (l *Log) LoggedModelSubject(experimentID, modelID string) (stream, subject string) {

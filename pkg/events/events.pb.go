@@ -177,6 +177,8 @@ type Event struct {
 	//	*Event_LoggedModelTagsSet
 	//	*Event_LoggedModelTagDeleted
 	//	*Event_LoggedModelDeleted
+	//	*Event_ArtifactUploaded
+	//	*Event_ArtifactsDeleted
 	Data          isEvent_Data `protobuf_oneof:"data"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -543,6 +545,24 @@ func (x *Event) GetLoggedModelDeleted() *LoggedModelDeleted {
 	return nil
 }
 
+func (x *Event) GetArtifactUploaded() *ArtifactUploaded {
+	if x != nil {
+		if x, ok := x.Data.(*Event_ArtifactUploaded); ok {
+			return x.ArtifactUploaded
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetArtifactsDeleted() *ArtifactsDeleted {
+	if x != nil {
+		if x, ok := x.Data.(*Event_ArtifactsDeleted); ok {
+			return x.ArtifactsDeleted
+		}
+	}
+	return nil
+}
+
 type isEvent_Data interface {
 	isEvent_Data()
 }
@@ -691,6 +711,14 @@ type Event_LoggedModelDeleted struct {
 	LoggedModelDeleted *LoggedModelDeleted `protobuf:"bytes,65,opt,name=logged_model_deleted,json=loggedModelDeleted,proto3,oneof"`
 }
 
+type Event_ArtifactUploaded struct {
+	ArtifactUploaded *ArtifactUploaded `protobuf:"bytes,70,opt,name=artifact_uploaded,json=artifactUploaded,proto3,oneof"`
+}
+
+type Event_ArtifactsDeleted struct {
+	ArtifactsDeleted *ArtifactsDeleted `protobuf:"bytes,71,opt,name=artifacts_deleted,json=artifactsDeleted,proto3,oneof"`
+}
+
 func (*Event_RunCreated) isEvent_Data() {}
 
 func (*Event_RunUpdated) isEvent_Data() {}
@@ -762,6 +790,10 @@ func (*Event_LoggedModelTagsSet) isEvent_Data() {}
 func (*Event_LoggedModelTagDeleted) isEvent_Data() {}
 
 func (*Event_LoggedModelDeleted) isEvent_Data() {}
+
+func (*Event_ArtifactUploaded) isEvent_Data() {}
+
+func (*Event_ArtifactsDeleted) isEvent_Data() {}
 
 // Tag is a key and its value.
 type Tag struct {
@@ -3240,11 +3272,167 @@ func (x *LoggedModelDeleted) GetModelId() string {
 	return ""
 }
 
+// ArtifactUploaded says what the bytes of an artifact are, once they are in the
+// store. run_id or model_id is whose it is, by its path; neither when the path
+// says nothing.
+type ArtifactUploaded struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // in the store
+	RunId         string                 `protobuf:"bytes,2,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	ModelId       string                 `protobuf:"bytes,3,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
+	ArtifactPath  string                 `protobuf:"bytes,4,opt,name=artifact_path,json=artifactPath,proto3" json:"artifact_path,omitempty"` // below the artifacts of the run or logged model
+	Size          int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`                                    // bytes
+	Sha256        []byte                 `protobuf:"bytes,6,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	ContentType   string                 `protobuf:"bytes,7,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArtifactUploaded) Reset() {
+	*x = ArtifactUploaded{}
+	mi := &file_events_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArtifactUploaded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArtifactUploaded) ProtoMessage() {}
+
+func (x *ArtifactUploaded) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArtifactUploaded.ProtoReflect.Descriptor instead.
+func (*ArtifactUploaded) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ArtifactUploaded) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ArtifactUploaded) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *ArtifactUploaded) GetModelId() string {
+	if x != nil {
+		return x.ModelId
+	}
+	return ""
+}
+
+func (x *ArtifactUploaded) GetArtifactPath() string {
+	if x != nil {
+		return x.ArtifactPath
+	}
+	return ""
+}
+
+func (x *ArtifactUploaded) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *ArtifactUploaded) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *ArtifactUploaded) GetContentType() string {
+	if x != nil {
+		return x.ContentType
+	}
+	return ""
+}
+
+// ArtifactsDeleted says which artifacts of one owner are no longer in the store.
+type ArtifactsDeleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RunId         string                 `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	ModelId       string                 `protobuf:"bytes,2,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
+	Paths         []string               `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"` // in the store
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArtifactsDeleted) Reset() {
+	*x = ArtifactsDeleted{}
+	mi := &file_events_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArtifactsDeleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArtifactsDeleted) ProtoMessage() {}
+
+func (x *ArtifactsDeleted) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArtifactsDeleted.ProtoReflect.Descriptor instead.
+func (*ArtifactsDeleted) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ArtifactsDeleted) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *ArtifactsDeleted) GetModelId() string {
+	if x != nil {
+		return x.ModelId
+	}
+	return ""
+}
+
+func (x *ArtifactsDeleted) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
 var File_events_proto protoreflect.FileDescriptor
 
 const file_events_proto_rawDesc = "" +
 	"\n" +
-	"\fevents.proto\x12\x13runledger.events.v1\"\xdb\x19\n" +
+	"\fevents.proto\x12\x13runledger.events.v1\"\x87\x1b\n" +
 	"\x05Event\x12B\n" +
 	"\vrun_created\x18\x01 \x01(\v2\x1f.runledger.events.v1.RunCreatedH\x00R\n" +
 	"runCreated\x12B\n" +
@@ -3286,7 +3474,9 @@ const file_events_proto_rawDesc = "" +
 	"\x1elogged_model_parameters_logged\x18> \x01(\v20.runledger.events.v1.LoggedModelParametersLoggedH\x00R\x1bloggedModelParametersLogged\x12\\\n" +
 	"\x15logged_model_tags_set\x18? \x01(\v2'.runledger.events.v1.LoggedModelTagsSetH\x00R\x12loggedModelTagsSet\x12e\n" +
 	"\x18logged_model_tag_deleted\x18@ \x01(\v2*.runledger.events.v1.LoggedModelTagDeletedH\x00R\x15loggedModelTagDeleted\x12[\n" +
-	"\x14logged_model_deleted\x18A \x01(\v2'.runledger.events.v1.LoggedModelDeletedH\x00R\x12loggedModelDeletedB\x06\n" +
+	"\x14logged_model_deleted\x18A \x01(\v2'.runledger.events.v1.LoggedModelDeletedH\x00R\x12loggedModelDeleted\x12T\n" +
+	"\x11artifact_uploaded\x18F \x01(\v2%.runledger.events.v1.ArtifactUploadedH\x00R\x10artifactUploaded\x12T\n" +
+	"\x11artifacts_deleted\x18G \x01(\v2%.runledger.events.v1.ArtifactsDeletedH\x00R\x10artifactsDeletedB\x06\n" +
 	"\x04data\"-\n" +
 	"\x03Tag\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -3471,7 +3661,19 @@ const file_events_proto_rawDesc = "" +
 	"\bmodel_id\x18\x01 \x01(\tR\amodelId\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\"/\n" +
 	"\x12LoggedModelDeleted\x12\x19\n" +
-	"\bmodel_id\x18\x01 \x01(\tR\amodelId*\xa0\x01\n" +
+	"\bmodel_id\x18\x01 \x01(\tR\amodelId\"\xcc\x01\n" +
+	"\x10ArtifactUploaded\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x15\n" +
+	"\x06run_id\x18\x02 \x01(\tR\x05runId\x12\x19\n" +
+	"\bmodel_id\x18\x03 \x01(\tR\amodelId\x12#\n" +
+	"\rartifact_path\x18\x04 \x01(\tR\fartifactPath\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06sha256\x18\x06 \x01(\fR\x06sha256\x12!\n" +
+	"\fcontent_type\x18\a \x01(\tR\vcontentType\"Z\n" +
+	"\x10ArtifactsDeleted\x12\x15\n" +
+	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x19\n" +
+	"\bmodel_id\x18\x02 \x01(\tR\amodelId\x12\x14\n" +
+	"\x05paths\x18\x03 \x03(\tR\x05paths*\xa0\x01\n" +
 	"\tRunStatus\x12\x1a\n" +
 	"\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12RUN_STATUS_RUNNING\x10\x01\x12\x18\n" +
@@ -3498,7 +3700,7 @@ func file_events_proto_rawDescGZIP() []byte {
 }
 
 var file_events_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_events_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_events_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_events_proto_goTypes = []any{
 	(RunStatus)(0),                      // 0: runledger.events.v1.RunStatus
 	(LoggedModelStatus)(0),              // 1: runledger.events.v1.LoggedModelStatus
@@ -3544,6 +3746,8 @@ var file_events_proto_goTypes = []any{
 	(*LoggedModelTagsSet)(nil),          // 41: runledger.events.v1.LoggedModelTagsSet
 	(*LoggedModelTagDeleted)(nil),       // 42: runledger.events.v1.LoggedModelTagDeleted
 	(*LoggedModelDeleted)(nil),          // 43: runledger.events.v1.LoggedModelDeleted
+	(*ArtifactUploaded)(nil),            // 44: runledger.events.v1.ArtifactUploaded
+	(*ArtifactsDeleted)(nil),            // 45: runledger.events.v1.ArtifactsDeleted
 }
 var file_events_proto_depIdxs = []int32{
 	5,  // 0: runledger.events.v1.Event.run_created:type_name -> runledger.events.v1.RunCreated
@@ -3582,30 +3786,32 @@ var file_events_proto_depIdxs = []int32{
 	41, // 33: runledger.events.v1.Event.logged_model_tags_set:type_name -> runledger.events.v1.LoggedModelTagsSet
 	42, // 34: runledger.events.v1.Event.logged_model_tag_deleted:type_name -> runledger.events.v1.LoggedModelTagDeleted
 	43, // 35: runledger.events.v1.Event.logged_model_deleted:type_name -> runledger.events.v1.LoggedModelDeleted
-	3,  // 36: runledger.events.v1.RunCreated.tags:type_name -> runledger.events.v1.Tag
-	0,  // 37: runledger.events.v1.RunUpdated.status:type_name -> runledger.events.v1.RunStatus
-	4,  // 38: runledger.events.v1.RunParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 39: runledger.events.v1.RunTagsSet.tags:type_name -> runledger.events.v1.Tag
-	13, // 40: runledger.events.v1.MetricsLogged.links:type_name -> runledger.events.v1.MetricLink
-	15, // 41: runledger.events.v1.RunInputsLogged.datasets:type_name -> runledger.events.v1.DatasetInput
-	3,  // 42: runledger.events.v1.DatasetInput.tags:type_name -> runledger.events.v1.Tag
-	17, // 43: runledger.events.v1.RunOutputsLogged.models:type_name -> runledger.events.v1.ModelOutput
-	3,  // 44: runledger.events.v1.ExperimentCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 45: runledger.events.v1.ExperimentTagSet.tag:type_name -> runledger.events.v1.Tag
-	3,  // 46: runledger.events.v1.RegisteredModelCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 47: runledger.events.v1.RegisteredModelTagSet.tag:type_name -> runledger.events.v1.Tag
-	3,  // 48: runledger.events.v1.ModelVersionCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 49: runledger.events.v1.ModelVersionTagSet.tag:type_name -> runledger.events.v1.Tag
-	4,  // 50: runledger.events.v1.LoggedModelCreated.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 51: runledger.events.v1.LoggedModelCreated.tags:type_name -> runledger.events.v1.Tag
-	1,  // 52: runledger.events.v1.LoggedModelFinalized.status:type_name -> runledger.events.v1.LoggedModelStatus
-	4,  // 53: runledger.events.v1.LoggedModelParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 54: runledger.events.v1.LoggedModelTagsSet.tags:type_name -> runledger.events.v1.Tag
-	55, // [55:55] is the sub-list for method output_type
-	55, // [55:55] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	44, // 36: runledger.events.v1.Event.artifact_uploaded:type_name -> runledger.events.v1.ArtifactUploaded
+	45, // 37: runledger.events.v1.Event.artifacts_deleted:type_name -> runledger.events.v1.ArtifactsDeleted
+	3,  // 38: runledger.events.v1.RunCreated.tags:type_name -> runledger.events.v1.Tag
+	0,  // 39: runledger.events.v1.RunUpdated.status:type_name -> runledger.events.v1.RunStatus
+	4,  // 40: runledger.events.v1.RunParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 41: runledger.events.v1.RunTagsSet.tags:type_name -> runledger.events.v1.Tag
+	13, // 42: runledger.events.v1.MetricsLogged.links:type_name -> runledger.events.v1.MetricLink
+	15, // 43: runledger.events.v1.RunInputsLogged.datasets:type_name -> runledger.events.v1.DatasetInput
+	3,  // 44: runledger.events.v1.DatasetInput.tags:type_name -> runledger.events.v1.Tag
+	17, // 45: runledger.events.v1.RunOutputsLogged.models:type_name -> runledger.events.v1.ModelOutput
+	3,  // 46: runledger.events.v1.ExperimentCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 47: runledger.events.v1.ExperimentTagSet.tag:type_name -> runledger.events.v1.Tag
+	3,  // 48: runledger.events.v1.RegisteredModelCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 49: runledger.events.v1.RegisteredModelTagSet.tag:type_name -> runledger.events.v1.Tag
+	3,  // 50: runledger.events.v1.ModelVersionCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 51: runledger.events.v1.ModelVersionTagSet.tag:type_name -> runledger.events.v1.Tag
+	4,  // 52: runledger.events.v1.LoggedModelCreated.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 53: runledger.events.v1.LoggedModelCreated.tags:type_name -> runledger.events.v1.Tag
+	1,  // 54: runledger.events.v1.LoggedModelFinalized.status:type_name -> runledger.events.v1.LoggedModelStatus
+	4,  // 55: runledger.events.v1.LoggedModelParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 56: runledger.events.v1.LoggedModelTagsSet.tags:type_name -> runledger.events.v1.Tag
+	57, // [57:57] is the sub-list for method output_type
+	57, // [57:57] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_events_proto_init() }
@@ -3650,6 +3856,8 @@ func file_events_proto_init() {
 		(*Event_LoggedModelTagsSet)(nil),
 		(*Event_LoggedModelTagDeleted)(nil),
 		(*Event_LoggedModelDeleted)(nil),
+		(*Event_ArtifactUploaded)(nil),
+		(*Event_ArtifactsDeleted)(nil),
 	}
 	file_events_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
@@ -3658,7 +3866,7 @@ func file_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_events_proto_rawDesc), len(file_events_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   42,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -44,6 +45,7 @@ type folder struct {
 	datasets     keyed[datasetID, dataset]
 	modelLinks   keyed[modelLinkID, modelLink]
 	modelMetrics keyed[modelPointID, modelPoint]
+	artifacts    keyed[string, artifact]
 	scratch      []*latest
 }
 
@@ -127,6 +129,8 @@ func (f *folder) prepare(records []eventlog.Record) (missing, error) {
 				r.latestKnown = true
 				m.latest = append(m.latest, r)
 			}
+		case *events.Event_ArtifactUploaded, *events.Event_ArtifactsDeleted:
+			// Their rows need no state.
 		default:
 			if id := loggedModelOf(rec.Event); id != "" {
 				if err := f.prepareModel(&m, rec, id); err != nil {
@@ -234,7 +238,7 @@ func (f *folder) fold(rec eventlog.Record) error {
 	switch e := rec.Event.GetData().(type) {
 	case *events.Event_RunCreated, *events.Event_RunUpdated, *events.Event_RunParametersLogged, *events.Event_RunTagsSet,
 		*events.Event_RunTagDeleted, *events.Event_RunDeleted, *events.Event_RunRestored, *events.Event_MetricsLogged,
-		*events.Event_RunInputsLogged, *events.Event_RunOutputsLogged:
+		*events.Event_RunInputsLogged, *events.Event_RunOutputsLogged, *events.Event_ArtifactUploaded, *events.Event_ArtifactsDeleted:
 		return unprojectable(rec, "it belongs on a stream of runs")
 	case *events.Event_ExperimentCreated:
 		return f.foldExperiment(rec, func(x *experiment) {
@@ -335,6 +339,10 @@ func (f *folder) foldRun(rec eventlog.Record) error {
 		return f.foldInputs(rec, e.RunInputsLogged)
 	case *events.Event_RunOutputsLogged:
 		return f.foldOutputs(rec, e.RunOutputsLogged)
+	case *events.Event_ArtifactUploaded:
+		return f.foldUpload(rec, e.ArtifactUploaded)
+	case *events.Event_ArtifactsDeleted:
+		return f.foldDeletion(rec, e.ArtifactsDeleted)
 	}
 	if id := loggedModelOf(rec.Event); id != "" {
 		return f.foldModel(rec, id)
@@ -497,6 +505,9 @@ func (f *folder) foldAudit(rec eventlog.Record) error {
 	case entityLoggedModel:
 		exp = events.ExperimentOfLoggedModelSubject(rec.Subject)
 	}
+	if exp == "" {
+		exp = events.ExperimentOfArtifactSubject(rec.Subject)
+	}
 	f.audit.append(rec, kind, id, exp, data)
 	return nil
 }
@@ -508,6 +519,7 @@ const (
 	entityModel       = "registered_model"
 	entityVersion     = "model_version"
 	entityLoggedModel = "logged_model"
+	entityArtifact    = "artifact" // one that is nobody's
 )
 
 func experimentID(e *events.Event) string {
@@ -521,6 +533,18 @@ func experimentID(e *events.Event) string {
 // that its data have. A model version is "name/version".
 func entity(e *events.Event) (kind, id string) {
 	switch data := dataOf(e).(type) {
+	case interface {
+		GetRunId() string
+		GetModelId() string
+		GetPath() string
+	}: // ArtifactUploaded
+		return entityOfArtifact(data.GetRunId(), data.GetModelId(), data.GetPath())
+	case interface {
+		GetRunId() string
+		GetModelId() string
+		GetPaths() []string
+	}: // ArtifactsDeleted
+		return entityOfArtifact(data.GetRunId(), data.GetModelId(), strings.Join(data.GetPaths()[:min(1, len(data.GetPaths()))], ""))
 	case interface{ GetRunId() string }:
 		if v, ok := data.(interface {
 			GetName() string
@@ -568,6 +592,7 @@ func (f *folder) clear() {
 	f.datasets.reset()
 	f.modelLinks.reset()
 	f.modelMetrics.reset()
+	f.artifacts.reset()
 	clear(f.attributes)
 	f.order = f.order[:0]
 	for _, r := range f.dirtyRuns {

@@ -39,7 +39,7 @@
 //     points that it has not seen, that is, beyond its watermark, to which the
 //     state is exact.
 //   - logged_models is like runs and experiments.
-//   - run_attributes, run_datasets, run_models and audit need no state. Nor does
+//   - run_attributes, run_datasets, run_models, artifacts and audit need no state. Nor does
 //     logged_model_metrics, a set of few points: what is there twice is left to
 //     the engine, and the table is read with FINAL.
 //   - metrics is a set. A point p of the event s > w is to be inserted unless it

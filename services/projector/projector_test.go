@@ -2,6 +2,7 @@ package projector
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"flag"
 	"fmt"
@@ -227,6 +228,31 @@ func (w *world) ofModel(id string, e *events.Event) entry {
 	return entry{stream: stream, subject: subject, event: e}
 }
 
+// artifact returns the upload of an artifact, or the deletion of two.
+func (w *world) artifact(run, model, name, owner string, deleted bool) entry {
+	at := events.NoOwner
+	exp := events.NoOwner
+	switch owner {
+	case "":
+		run, model = "", ""
+	case "run":
+		at, exp, model = run, "7", ""
+	default:
+		at, run = model, ""
+	}
+	path := strings.Trim(at, "-") + "/artifacts/" + name
+	stream, subject := w.log.ArtifactSubject(exp, at)
+	if deleted {
+		return entry{stream, subject, &events.Event{Data: &events.Event_ArtifactsDeleted{ArtifactsDeleted: &events.ArtifactsDeleted{
+			RunId: run, ModelId: model, Paths: []string{path, path + "/other"},
+		}}}}
+	}
+	digest := sha256.Sum256([]byte(path))
+	return entry{stream, subject, &events.Event{Data: &events.Event_ArtifactUploaded{ArtifactUploaded: &events.ArtifactUploaded{
+		Path: path, RunId: run, ModelId: model, ArtifactPath: name, Size: int64(len(path)), Sha256: digest[:], ContentType: "text/plain",
+	}}}}
+}
+
 func (w *world) created(run string) entry {
 	return w.ofRun(run, events.KindMeta, &events.Event{Data: &events.Event_RunCreated{RunCreated: &events.RunCreated{
 		RunId: run, ExperimentId: "7", Name: "name of " + run, UserId: "me", StartTime: 12, ArtifactUri: "a/" + run,
@@ -273,7 +299,7 @@ func (w *world) history(t *rapid.T) []entry {
 		run := rapid.SampledFrom(runs).Draw(t, "run")
 		key, value := keys.Draw(t, "key"), rapid.StringN(0, 5, -1).Draw(t, "text")
 		meta := func(e *events.Event) { out = append(out, w.ofRun(run, events.KindMeta, e)) }
-		kind := rapid.IntRange(0, 18).Draw(t, "kind")
+		kind := rapid.IntRange(0, 20).Draw(t, "kind")
 		if (kind < 12 || kind > 16) && !createdRuns[run] {
 			createdRuns[run] = true
 			out = append(out, w.created(run))
@@ -355,6 +381,8 @@ func (w *world) history(t *rapid.T) []entry {
 			meta(&events.Event{Data: &events.Event_RunOutputsLogged{RunOutputsLogged: &events.RunOutputsLogged{
 				RunId: run, Models: []*events.ModelOutput{{ModelId: models[0], Step: step}, {ModelId: models[1]}},
 			}}})
+		case 19, 20:
+			out = append(out, w.artifact(run, models[0], value, rapid.SampledFrom([]string{"", "run", "model"}).Draw(t, "owner"), kind == 20))
 		default:
 			out = append(out, w.logged(run, rapid.SliceOfN(draw, 1, 12).Draw(t, "points")...))
 		}

@@ -213,7 +213,7 @@ func (s *store) maxSeq(ctx context.Context, t tableName, from uint64) (uint64, e
 		},
 	}
 	switch t {
-	case tableRuns, tableAttributes, tableLatest, tableMetrics, tableDatasets, tableRunModels, tableModels, tableModelMetrics:
+	case tableRuns, tableAttributes, tableLatest, tableMetrics, tableDatasets, tableRunModels, tableModels, tableModelMetrics, tableArtifacts:
 		q.name, q.params["shard"] = "watermark_shard", s.shard
 	case tableAudit:
 		q.name, q.params["stream"] = "watermark_stream", s.stream

@@ -74,7 +74,7 @@ func Fold(ctx context.Context, log *eventlog.Log) (Tables, error) {
 		shards: log.Shards(), runs: map[string]*run{}, experiments: map[string]*experiment{}, models: map[string]*model{}, points: map[string]string{},
 		tables: Tables{
 			"metrics": {}, "latest_metrics": {}, "run_attributes": {}, "runs": {}, "experiments": {}, "audit": {}, "checkpoints": {},
-			"logged_models": {}, "logged_model_metrics": {}, "run_datasets": {}, "run_models": {},
+			"logged_models": {}, "logged_model_metrics": {}, "run_datasets": {}, "run_models": {}, "artifacts": {},
 		},
 	}
 	for _, stream := range log.Streams() {
@@ -112,6 +112,9 @@ func (f *fold) apply(rec eventlog.Record) error {
 	if m := rec.Event.GetMetricsLogged(); m != nil {
 		return f.metrics(rec, m)
 	}
+	if rec.GetArtifactUploaded() != nil || rec.GetArtifactsDeleted() != nil {
+		return f.artifact(rec)
+	}
 	kind, id := subjectOf(rec.Event)
 	exp := strings.Split(rec.Subject, ".")
 	expID := ""
@@ -121,12 +124,9 @@ func (f *fold) apply(rec eventlog.Record) error {
 	case "experiment":
 		expID = id
 	}
-	data, err := protojson.Marshal(rec.Event)
-	if err != nil {
+	if err := f.audit(rec, kind, id, expID); err != nil {
 		return err
 	}
-	f.tables["audit"][fmt.Sprintf("%s/%d", rec.Stream, rec.Seq)] = fmt.Sprintf("%s %s %s %q %q %q %s %q %s %x",
-		rec.ID, rec.Time.UTC().Format(time.RFC3339Nano), events.Type(rec.Event), rec.Actor, rec.Reason, rec.RequestID, kind, id, expID, canonical(data))
 	switch kind {
 	case "run":
 		f.links(rec, id, expID)
@@ -136,6 +136,16 @@ func (f *fold) apply(rec eventlog.Record) error {
 	case "experiment":
 		return f.experiment(rec, id)
 	}
+	return nil
+}
+
+func (f *fold) audit(rec eventlog.Record, kind, id, experimentID string) error {
+	data, err := protojson.Marshal(rec.Event)
+	if err != nil {
+		return err
+	}
+	f.tables["audit"][fmt.Sprintf("%s/%d", rec.Stream, rec.Seq)] = fmt.Sprintf("%s %s %s %q %q %q %s %q %s %x",
+		rec.ID, rec.Time.UTC().Format(time.RFC3339Nano), events.Type(rec.Event), rec.Actor, rec.Reason, rec.RequestID, kind, id, experimentID, canonical(data))
 	return nil
 }
 
@@ -529,6 +539,7 @@ func read(ctx context.Context, conn driver.Conn) (Tables, error) {
 		return stream, fmt.Sprintf("%d %s", seq, incarnation), err
 	})
 	r.models(ctx, conn)
+	r.artifacts(ctx, conn)
 	return r.tables, r.err
 }
 
