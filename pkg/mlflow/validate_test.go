@@ -140,6 +140,7 @@ func TestValidateBatch(t *testing.T) {
 }
 
 func TestValidateNames(t *testing.T) {
+	t.Attr("covers", "limit-registry")
 	check := func(name string, err error, want string) {
 		t.Run(name, func(t *testing.T) { t.Helper(); checkMessage(t, err, want) })
 	}
@@ -198,6 +199,7 @@ func TestValidateMaxResults(t *testing.T) {
 }
 
 func TestValidateArtifactPath(t *testing.T) {
+	t.Attr("covers", "artifact-paths")
 	for in, want := range map[string]string{
 		"": "", ".": "", "./": "", "a/b.txt": "a/b.txt", "a//b/": "a/b", "a/.": "a", "a%20b": "a%20b", "a%252Fb": "a%252Fb",
 		"k%step%1%timestamp%123%ab.png": "k%step%1%timestamp%123%ab.png",
