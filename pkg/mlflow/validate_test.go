@@ -155,6 +155,9 @@ func TestValidateNames(t *testing.T) {
 	check("experiment name", ValidateExperimentName(strings.Repeat("é", 500)), "")
 	check("experiment name", ValidateExperimentName(strings.Repeat("é", 501)), "'name' exceeds the maximum length of 500 characters")
 	check("location", ValidateArtifactLocation("s3://b/x"), "")
+	check("location", ValidateArtifactLocation(strings.Repeat("é", 2048)), "")
+	check("location", ValidateArtifactLocation(strings.Repeat("é", 2049)),
+		"Invalid artifact path length. The length of the artifact path cannot be greater than 2048 characters.")
 	check("location", ValidateArtifactLocation("runs:/x"), "Artifact location cannot be a runs:/ URI. Given: 'runs:/x'")
 
 	check("model", ValidateModelName("it's a model"), "")

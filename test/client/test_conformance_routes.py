@@ -118,6 +118,10 @@ class New:
         self.client.set_registered_model_alias(self["model"], "champion", str(version.version))
         return str(version.version)
 
+    def new_webhook(self) -> str:
+        answer = self.api.post("webhooks", **self.fill(WEBHOOK))
+        return str(answer["webhook"]["webhook_id"])
+
     def new_logged(self) -> str:
         model = self.client.create_logged_model(self["experiment"], tags={"t": "v"})
         url = f"{self.api.uri}/api/2.0/mlflow-artifacts/artifacts"
@@ -145,6 +149,13 @@ NOBODY = {"model_id": NO_MODEL}
 POINT = {"key": "m", "value": 0.5, "timestamp": 1, "step": 2}
 PAIR = {"key": "k", "value": "v"}
 MODEL_JSON = '{"artifact_path":"m","flavors":{},"run_id":"r","utc_time_created":"now"}'
+WEBHOOK = {
+    "name": "<name>",
+    "url": "https://127.0.0.1:9/hook",
+    "events": [{"entity": "MODEL_VERSION", "action": "CREATED"}],
+}
+HOOK = {"webhook_id": "<webhook>"}
+NO_HOOK = {"webhook_id": "none"}
 NO_VERSION = {"name": "<model>", "version": "9"}
 MANY = {"max_results": 1_000_000}
 
@@ -220,7 +231,8 @@ CASES: dict[str, Case] = {
         path={**LOGGED, "tag_key": "t"}, bad_path={**LOGGED, "tag_key": "none"}, refused=404
     ),
     "POST /mlflow/logged-models/<model_id>/params": Case(
-        {"params": [PAIR]}, path=LOGGED, bad={"params": [PAIR]}, bad_path=NOBODY, refused=404
+        {"model_id": "<logged>", "params": [PAIR]}, path=LOGGED,
+        bad={**NOBODY, "params": [PAIR]}, bad_path=NOBODY, refused=404,
     ),
     "GET /mlflow/logged-models/<model_id>/artifacts/directories": Case(
         path=LOGGED, holds="files", bad_path=NOBODY, refused=404
@@ -251,7 +263,9 @@ CASES: dict[str, Case] = {
     "GET /mlflow-artifacts/presigned/<path:artifact_path>": Case(
         path=FILE, holds="message", bad_path=OUTSIDE
     ),
-    "GET /get-artifact": Case({"run_id": "<run>", "path": "d/a.txt"}, "hello", {"run_id": "<run>"}),
+    "GET /get-artifact": Case(
+        {"run_id": "<run>", "path": "d/a.txt"}, "hello", {"run_id": NO_RUN, "path": "a"}, 404
+    ),
     "GET /model-versions/get-artifact": Case(
         {"name": "<model>", "version": "<version>", "path": "a.txt"}, "hello",
         {**NO_VERSION, "path": "a"}, 404,
@@ -316,6 +330,18 @@ CASES: dict[str, Case] = {
     "DELETE /mlflow/model-versions/delete-tag": Case(
         {"name": "<model>", "version": "<version>", "key": "t"}, "", NO_VERSION
     ),
+    "POST /mlflow/webhooks": Case(WEBHOOK, "webhook"),
+    "GET /mlflow/webhooks": Case(bad=MANY),
+    "GET /mlflow/webhooks/<webhook_id>": Case(
+        path=HOOK, holds="webhook", bad_path=NO_HOOK, refused=404
+    ),
+    "PATCH /mlflow/webhooks/<webhook_id>": Case(
+        {"description": "d"}, "webhook", {"description": "d"}, 404, HOOK, NO_HOOK
+    ),
+    "DELETE /mlflow/webhooks/<webhook_id>": Case(path=HOOK, bad_path=NO_HOOK, refused=404),
+    "POST /mlflow/webhooks/<webhook_id>/test": Case(
+        path=HOOK, holds="result", bad_path=NO_HOOK, refused=404
+    ),
     "GET /health": Case(holds="OK"),
     "GET /version": Case(holds="."),
     "GET /api/3.0/mlflow/server-info": Case(holds="store_type"),
@@ -330,7 +356,7 @@ def send(
         template = template.replace(f"<{name}>", new.fill(value))
     url, query = new.api.uri + template, {}
     if route.name.endswith("/upload-artifact"):
-        query = {"run_id": new["run"], "path": "up.txt"} if body else {}
+        query = {"run_uuid": new["run"], "path": "up.txt"} if body else {}
     if route.name.startswith("PUT "):
         return requests.put(url, data=b"hello", timeout=60)
     if route.method == "GET" or isinstance(body, bytes):
@@ -342,7 +368,7 @@ def send(
 
 
 def test_each_route_has_a_case() -> None:
-    assert sorted(CASES) == sorted(r.name for r in ROUTES.values() if not r.pending)
+    assert sorted(CASES) == sorted(ROUTES)
 
 
 @covers("both-prefixes", "json-snake-case")
@@ -378,9 +404,21 @@ def assert_error(answer: requests.Response) -> None:
 # Values that belong into no field, or hardly.
 JUNK: list[Any] = [
     True, -1, 1.5, 2**63, 10**400, "", "x", "\x00", "NaN", "é" * 9000, "../..", [[]],
-    [None, "x", 1], {"key": {}}, [{"key": [], "value": {}, "timestamp": {}, "step": "x"}],
-    json.loads("[" * 200 + "]" * 200),
+    [None, "x", 1], {"key": {}}, json.loads("[" * 200 + "]" * 200),
+    "eyJvZmZzZXQiOiAtMX0=", "metrics.`a > " + "(" * 5000, ["a DESC, b", "\x00", "a" * 9000],
 ]  # fmt: skip
+
+
+def junk_of(message: Any, depth: int = 2) -> Iterator[tuple[str, Any]]:
+    """Junk for each field of a message, and for the fields of the messages in it."""
+    for name, inner in message.fields_by_name.items():
+        yield from ((name, junk) for junk in JUNK)
+        if inner.message_type is not None and depth:
+            for member, junk in junk_of(inner.message_type, depth - 1):
+                yield name, {member: junk}
+                yield name, [{"key": "k", "value": "1", "timestamp": 1, member: junk}]
+
+
 # Bodies that are no request, or hardly.
 BODIES = [
     b"", b"null", b"5", b"[]", b'"x"', b'{"run_id": "', b'{"\xff": 1}', b"\xff\xfe",
@@ -404,9 +442,9 @@ def test_junk(api: Api, route: Route) -> None:
     """Every field of a route with values of every other type, and bodies that are no request."""
     case, new, template = CASES[route.name], New(api), route.paths[0]
     good = new.fill(case.good) if isinstance(case.good, dict) else {}
-    names = set(good)
+    fields = [(name, junk) for name in good for junk in JUNK]
     if route.name in MESSAGES:
-        names |= {f.name for f in MESSAGES[route.name].DESCRIPTOR.fields}
+        fields = list(junk_of(MESSAGES[route.name].DESCRIPTOR))
     path = template
     for name, value in case.path.items():
         path = path.replace(f"<{name}>", new.fill(value))
@@ -418,14 +456,12 @@ def test_junk(api: Api, route: Route) -> None:
             answer = session.request(route.method, target, timeout=60, **options)
             check_junk(route, answer, what)
 
-        for name in sorted(names):
-            for junk in JUNK:
-                values = {**good, name: junk}
-                if route.method == "GET":
-                    sent((name, junk), params={**good, name: str(junk)[:20_000]})
-                    sent((name, [junk]), params={**good, name: [str(junk)[:99], "2"]})
-                else:
-                    sent((name, junk), json=values)
+        for name, junk in fields:
+            if route.method == "GET":
+                sent((name, junk), params={**good, name: str(junk)[:20_000]})
+                sent((name, [junk]), params={**good, name: [str(junk)[:99], "2"]})
+            else:
+                sent((name, junk), json={**good, name: junk})
         for body in BODIES:
             for kind in ("application/json", "text/plain", "application/json; charset=x"):
                 sent(body[:50], data=body, headers={"Content-Type": kind})
