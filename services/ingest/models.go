@@ -54,7 +54,10 @@ func (s *models) do(ctx context.Context, id string, a events.Attributes, decide 
 		_, subject := s.log.LoggedModelSubject(m.created.GetExperimentId(), id)
 		return b.Append(subject, a, e, eventlog.Expect{Subject: subject, Seq: expect}, nil)
 	})
-	return m, pos, err
+	if err != nil {
+		return nil, pos, err // the lane may still be at work on m
+	}
+	return m, pos, nil
 }
 
 func (s *models) read(ctx context.Context, id string) (*model, error) {

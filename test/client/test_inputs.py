@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from conformance import covers
 from mlflow import MlflowClient, entities
+from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.exceptions import MlflowException
@@ -34,7 +35,8 @@ def test_log_input(client: MlflowClient, experiment: str) -> None:
     assert '"num_rows": 2' in logged.dataset.profile
     assert {t.key: t.value for t in logged.tags} == {"mlflow.data.context": "training", "k": "v"}
     source = mlflow.data.get_source(logged)
-    assert source.to_dict()["url"] == "https://example.com/d.csv"
+    assert isinstance(source, HTTPDatasetSource)
+    assert source.url == "https://example.com/d.csv"
     found: Any = client.search_runs([experiment], "datasets.name = 'd'")[0]
     assert found.inputs.dataset_inputs[0].dataset.digest == data.digest
 
