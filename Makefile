@@ -1,5 +1,5 @@
 # What a user needs:   make run · make demo · make test
-# What a change needs: make lint · make generate · make torture · make bench
+# What a change needs: make lint · make generate · make conformance · make torture · make bench
 
 GO       ?= go
 PYTHON   ?= python3
@@ -12,7 +12,7 @@ PY_2.9   := $(VENV)-2.9/bin/python
 RACE     := $(if $(shell command -v $${CC:-cc}),-race)
 URI      ?= http://127.0.0.1:5000
 
-.PHONY: help build run demo test test-go test-client test-client-2.9 lint generate torture bench clean
+.PHONY: help build run demo test test-go test-client test-client-2.9 conformance lint generate torture bench clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ test-client: build $(PY)
 
 test-client-2.9: build $(PY_2.9)
 	cd test/client && ../../$(PY_2.9) -m pytest
+
+conformance: build $(PY) ## Test MLflow's routes and rules, write docs/mlflow-compatibility.md
+	GO="$(GO)" $(PY) test/client/conformance.py
 
 lint: $(PY) ## Check style: gofumpt, staticcheck, ruff, mypy
 	cd tools && GOWORK=off $(GO) build -o ../bin/tools/ mvdan.cc/gofumpt honnef.co/go/tools/cmd/staticcheck

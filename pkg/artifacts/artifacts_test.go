@@ -161,6 +161,7 @@ func testProxy(t *testing.T, server *httptest.Server) {
 }
 
 func TestTraversalIsRefused(t *testing.T) {
+	t.Attr("covers", "artifact-paths")
 	server, _ := serve(t)
 	testTraversal(t, server)
 }

@@ -302,7 +302,11 @@ func ValidateArtifactLocation(uri string) error {
 	if strings.HasPrefix(uri, "runs:") {
 		return invalidf("Artifact location cannot be a runs:/ URI. Given: '%s'", clip(uri))
 	}
-	return asError(checkLength("artifact_location", uri, MaxArtifactLocationLength))
+	if utf8.RuneCountInString(uri) > MaxArtifactLocationLength {
+		return invalidf("Invalid artifact path length. The length of the artifact path cannot be greater than %d characters.",
+			MaxArtifactLocationLength)
+	}
+	return nil
 }
 
 // ValidateSearchMaxResults checks the page size of a search for runs or for

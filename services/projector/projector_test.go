@@ -395,6 +395,8 @@ var errCrash = errors.New("crash")
 // Whatever the history, the boundaries of the batches and the points between
 // two inserts where the projector is lost, the tables are the fold of the log.
 func TestTablesAreTheFoldOfTheLog(t *testing.T) {
+	t.Attr("covers", "metric-set")
+	t.Attr("covers", "metric-latest")
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(t)
 		// No merge may collapse what was inserted twice.

@@ -18,6 +18,8 @@ from mlflow import MlflowClient
 
 from support import Api, Runledger, unique
 
+pytest_plugins = ["conformance"]
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

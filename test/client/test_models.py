@@ -9,6 +9,7 @@ import mlflow
 import mlflow.sklearn
 import numpy as np
 import pytest
+from conformance import covers
 from mlflow import MlflowClient, entities
 from mlflow.exceptions import MlflowException
 from sklearn.linear_model import LogisticRegression
@@ -76,6 +77,7 @@ def test_load_by_run(classifier: LogisticRegression) -> None:
     assert (loaded.predict(FEATURES) == LABELS).all()
 
 
+@covers("version-source-models")
 def test_registered_model(api: Api, client: MlflowClient, classifier: LogisticRegression) -> None:
     name = unique("registered")
     with mlflow.start_run() as run:
@@ -114,6 +116,7 @@ def test_register_checks_the_model(
         client.create_model_version(model, source, model_id=logged.model_id)
 
 
+@covers("metric-set", "metric-nan")
 def test_points_sent_again_change_nothing(
     client: MlflowClient, classifier: LogisticRegression
 ) -> None:
@@ -158,6 +161,7 @@ def test_autolog(client: MlflowClient) -> None:
     assert (mlflow.sklearn.load_model(f"models:/{model_id}").predict(FEATURES) == LABELS).all()
 
 
+@covers("logged-model-metrics")
 def test_metric_of_a_model_on_a_dataset(client: MlflowClient, experiment: str, run: str) -> None:
     model = client.create_logged_model(experiment, name="m")
     client.log_metric(
@@ -178,6 +182,7 @@ def test_metric_of_no_model(api: Api, client: MlflowClient, run: str) -> None:
     assert client.get_run(run).data.metrics == {}
 
 
+@covers("logged-model-life")
 def test_life_of_a_model(client: MlflowClient, experiment: str) -> None:
     model = client.create_logged_model(
         experiment, name="m", tags={"a": "1", "b": "2"}, params={"p": "1"}, model_type="agent"
@@ -205,6 +210,7 @@ def test_life_of_a_model(client: MlflowClient, experiment: str) -> None:
     assert client.search_logged_models([experiment]) == []
 
 
+@covers("param-immutability")
 @pytest.mark.runledger
 def test_parameters_are_written_once(api: Api, client: MlflowClient, experiment: str) -> None:
     model = client.create_logged_model(experiment, params={"p": "1"})
@@ -240,6 +246,7 @@ def test_refused_models(api: Api, client: MlflowClient, experiment: str) -> None
         assert answer.status_code == 404, (method, path, answer.text)
 
 
+@covers("search-logged-models")
 def test_search(client: MlflowClient, experiment: str, run: str) -> None:
     models = []
     for i, name in enumerate(["alpha", "beta", "gamma", "delta"]):
@@ -304,6 +311,7 @@ def test_download(classifier: LogisticRegression, tmp_path: Path) -> None:
     assert (Path(path) / "MLmodel").is_file()
 
 
+@covers("log-model-legacy")
 def test_log_model_of_older_clients(api: Api, client: MlflowClient, run: str) -> None:
     model = '{"artifact_path":"m","flavors":{},"run_id":"r","utc_time_created":"now"}'
     for _ in range(2):
