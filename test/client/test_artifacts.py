@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 
@@ -181,3 +182,34 @@ def test_delete(client: MlflowClient, api: Api, experiment: str, run: str) -> No
         answer = requests.delete(url(api, f"{experiment}/{run}/artifacts/a.txt"), timeout=10)
         assert answer.status_code == 200, answer.text
     assert client.list_artifacts(run) == []
+
+
+@pytest.mark.runledger
+def test_uploads_are_on_record(api: Api, client: MlflowClient, run: str) -> None:
+    client.log_text(run, "grüezi\n", "notes/hello.txt")
+    client.log_text(run, "other", "a.txt")
+    client.log_text(run, "last", "a.txt")
+
+    def recorded() -> dict[str, tuple[int, str]]:
+        found = requests.get(f"{api.uri}/api/v1/artifacts", {"run_id": run}, timeout=60).json()[
+            "artifacts"
+        ]
+        return {a["path"]: (a["size"], a["sha256"]) for a in found}
+
+    def of(text: str) -> tuple[int, str]:
+        data = text.encode()
+        return len(data), hashlib.sha256(data).hexdigest()
+
+    assert recorded() == {"notes/hello.txt": of("grüezi\n"), "a.txt": of("last")}
+    root = client.get_run(run).info.artifact_uri.removeprefix("mlflow-artifacts:/")
+    requests.delete(f"{api.uri}/api/2.0/mlflow-artifacts/artifacts/{root}/notes", timeout=60)
+    assert recorded() == {"a.txt": of("last")}
+    trail = requests.get(
+        f"{api.uri}/api/v1/audit", {"entity_id": run, "order": "oldest"}, timeout=60
+    ).json()["entries"]
+    assert [e["type"] for e in trail if "artifact" in e["type"]] == [
+        "runledger.artifact_uploaded",
+        "runledger.artifact_uploaded",
+        "runledger.artifact_uploaded",
+        "runledger.artifacts_deleted",
+    ]
