@@ -177,6 +177,9 @@ type Event struct {
 	//	*Event_LoggedModelTagsSet
 	//	*Event_LoggedModelTagDeleted
 	//	*Event_LoggedModelDeleted
+	//	*Event_WebhookCreated
+	//	*Event_WebhookUpdated
+	//	*Event_WebhookDeleted
 	Data          isEvent_Data `protobuf_oneof:"data"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -543,6 +546,33 @@ func (x *Event) GetLoggedModelDeleted() *LoggedModelDeleted {
 	return nil
 }
 
+func (x *Event) GetWebhookCreated() *WebhookCreated {
+	if x != nil {
+		if x, ok := x.Data.(*Event_WebhookCreated); ok {
+			return x.WebhookCreated
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetWebhookUpdated() *WebhookUpdated {
+	if x != nil {
+		if x, ok := x.Data.(*Event_WebhookUpdated); ok {
+			return x.WebhookUpdated
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetWebhookDeleted() *WebhookDeleted {
+	if x != nil {
+		if x, ok := x.Data.(*Event_WebhookDeleted); ok {
+			return x.WebhookDeleted
+		}
+	}
+	return nil
+}
+
 type isEvent_Data interface {
 	isEvent_Data()
 }
@@ -691,6 +721,18 @@ type Event_LoggedModelDeleted struct {
 	LoggedModelDeleted *LoggedModelDeleted `protobuf:"bytes,65,opt,name=logged_model_deleted,json=loggedModelDeleted,proto3,oneof"`
 }
 
+type Event_WebhookCreated struct {
+	WebhookCreated *WebhookCreated `protobuf:"bytes,80,opt,name=webhook_created,json=webhookCreated,proto3,oneof"`
+}
+
+type Event_WebhookUpdated struct {
+	WebhookUpdated *WebhookUpdated `protobuf:"bytes,81,opt,name=webhook_updated,json=webhookUpdated,proto3,oneof"`
+}
+
+type Event_WebhookDeleted struct {
+	WebhookDeleted *WebhookDeleted `protobuf:"bytes,82,opt,name=webhook_deleted,json=webhookDeleted,proto3,oneof"`
+}
+
 func (*Event_RunCreated) isEvent_Data() {}
 
 func (*Event_RunUpdated) isEvent_Data() {}
@@ -762,6 +804,12 @@ func (*Event_LoggedModelTagsSet) isEvent_Data() {}
 func (*Event_LoggedModelTagDeleted) isEvent_Data() {}
 
 func (*Event_LoggedModelDeleted) isEvent_Data() {}
+
+func (*Event_WebhookCreated) isEvent_Data() {}
+
+func (*Event_WebhookUpdated) isEvent_Data() {}
+
+func (*Event_WebhookDeleted) isEvent_Data() {}
 
 // Tag is a key and its value.
 type Tag struct {
@@ -3240,11 +3288,242 @@ func (x *LoggedModelDeleted) GetModelId() string {
 	return ""
 }
 
+// WebhookCreated is the first event of a webhook: an address that is told of
+// events of the registry.
+type WebhookCreated struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WebhookId     string                 `protobuf:"bytes,1,opt,name=webhook_id,json=webhookId,proto3" json:"webhook_id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Url           string                 `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
+	Description   string                 `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
+	Events        []string               `protobuf:"bytes,5,rep,name=events,proto3" json:"events,omitempty"`                                 // what it is told of, as MLflow names it: "model_version.created"
+	Status        string                 `protobuf:"bytes,6,opt,name=status,proto3" json:"status,omitempty"`                                 // ACTIVE or DISABLED
+	SealedSecret  []byte                 `protobuf:"bytes,7,opt,name=sealed_secret,json=sealedSecret,proto3" json:"sealed_secret,omitempty"` // the key of its signatures, encrypted; empty: it has none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebhookCreated) Reset() {
+	*x = WebhookCreated{}
+	mi := &file_events_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebhookCreated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebhookCreated) ProtoMessage() {}
+
+func (x *WebhookCreated) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebhookCreated.ProtoReflect.Descriptor instead.
+func (*WebhookCreated) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *WebhookCreated) GetWebhookId() string {
+	if x != nil {
+		return x.WebhookId
+	}
+	return ""
+}
+
+func (x *WebhookCreated) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WebhookCreated) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *WebhookCreated) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *WebhookCreated) GetEvents() []string {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *WebhookCreated) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *WebhookCreated) GetSealedSecret() []byte {
+	if x != nil {
+		return x.SealedSecret
+	}
+	return nil
+}
+
+// WebhookUpdated changes the fields that are present.
+type WebhookUpdated struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WebhookId     string                 `protobuf:"bytes,1,opt,name=webhook_id,json=webhookId,proto3" json:"webhook_id,omitempty"`
+	Name          *string                `protobuf:"bytes,2,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	Url           *string                `protobuf:"bytes,3,opt,name=url,proto3,oneof" json:"url,omitempty"`
+	Description   *string                `protobuf:"bytes,4,opt,name=description,proto3,oneof" json:"description,omitempty"`
+	Events        []string               `protobuf:"bytes,5,rep,name=events,proto3" json:"events,omitempty"` // empty: as they were
+	Status        *string                `protobuf:"bytes,6,opt,name=status,proto3,oneof" json:"status,omitempty"`
+	SealedSecret  []byte                 `protobuf:"bytes,7,opt,name=sealed_secret,json=sealedSecret,proto3,oneof" json:"sealed_secret,omitempty"` // empty: it has none any more
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebhookUpdated) Reset() {
+	*x = WebhookUpdated{}
+	mi := &file_events_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebhookUpdated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebhookUpdated) ProtoMessage() {}
+
+func (x *WebhookUpdated) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebhookUpdated.ProtoReflect.Descriptor instead.
+func (*WebhookUpdated) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *WebhookUpdated) GetWebhookId() string {
+	if x != nil {
+		return x.WebhookId
+	}
+	return ""
+}
+
+func (x *WebhookUpdated) GetName() string {
+	if x != nil && x.Name != nil {
+		return *x.Name
+	}
+	return ""
+}
+
+func (x *WebhookUpdated) GetUrl() string {
+	if x != nil && x.Url != nil {
+		return *x.Url
+	}
+	return ""
+}
+
+func (x *WebhookUpdated) GetDescription() string {
+	if x != nil && x.Description != nil {
+		return *x.Description
+	}
+	return ""
+}
+
+func (x *WebhookUpdated) GetEvents() []string {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *WebhookUpdated) GetStatus() string {
+	if x != nil && x.Status != nil {
+		return *x.Status
+	}
+	return ""
+}
+
+func (x *WebhookUpdated) GetSealedSecret() []byte {
+	if x != nil {
+		return x.SealedSecret
+	}
+	return nil
+}
+
+type WebhookDeleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WebhookId     string                 `protobuf:"bytes,1,opt,name=webhook_id,json=webhookId,proto3" json:"webhook_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebhookDeleted) Reset() {
+	*x = WebhookDeleted{}
+	mi := &file_events_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebhookDeleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebhookDeleted) ProtoMessage() {}
+
+func (x *WebhookDeleted) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebhookDeleted.ProtoReflect.Descriptor instead.
+func (*WebhookDeleted) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *WebhookDeleted) GetWebhookId() string {
+	if x != nil {
+		return x.WebhookId
+	}
+	return ""
+}
+
 var File_events_proto protoreflect.FileDescriptor
 
 const file_events_proto_rawDesc = "" +
 	"\n" +
-	"\fevents.proto\x12\x13runledger.events.v1\"\xdb\x19\n" +
+	"\fevents.proto\x12\x13runledger.events.v1\"\xcb\x1b\n" +
 	"\x05Event\x12B\n" +
 	"\vrun_created\x18\x01 \x01(\v2\x1f.runledger.events.v1.RunCreatedH\x00R\n" +
 	"runCreated\x12B\n" +
@@ -3286,7 +3565,10 @@ const file_events_proto_rawDesc = "" +
 	"\x1elogged_model_parameters_logged\x18> \x01(\v20.runledger.events.v1.LoggedModelParametersLoggedH\x00R\x1bloggedModelParametersLogged\x12\\\n" +
 	"\x15logged_model_tags_set\x18? \x01(\v2'.runledger.events.v1.LoggedModelTagsSetH\x00R\x12loggedModelTagsSet\x12e\n" +
 	"\x18logged_model_tag_deleted\x18@ \x01(\v2*.runledger.events.v1.LoggedModelTagDeletedH\x00R\x15loggedModelTagDeleted\x12[\n" +
-	"\x14logged_model_deleted\x18A \x01(\v2'.runledger.events.v1.LoggedModelDeletedH\x00R\x12loggedModelDeletedB\x06\n" +
+	"\x14logged_model_deleted\x18A \x01(\v2'.runledger.events.v1.LoggedModelDeletedH\x00R\x12loggedModelDeleted\x12N\n" +
+	"\x0fwebhook_created\x18P \x01(\v2#.runledger.events.v1.WebhookCreatedH\x00R\x0ewebhookCreated\x12N\n" +
+	"\x0fwebhook_updated\x18Q \x01(\v2#.runledger.events.v1.WebhookUpdatedH\x00R\x0ewebhookUpdated\x12N\n" +
+	"\x0fwebhook_deleted\x18R \x01(\v2#.runledger.events.v1.WebhookDeletedH\x00R\x0ewebhookDeletedB\x06\n" +
 	"\x04data\"-\n" +
 	"\x03Tag\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -3471,7 +3753,33 @@ const file_events_proto_rawDesc = "" +
 	"\bmodel_id\x18\x01 \x01(\tR\amodelId\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\"/\n" +
 	"\x12LoggedModelDeleted\x12\x19\n" +
-	"\bmodel_id\x18\x01 \x01(\tR\amodelId*\xa0\x01\n" +
+	"\bmodel_id\x18\x01 \x01(\tR\amodelId\"\xcc\x01\n" +
+	"\x0eWebhookCreated\x12\x1d\n" +
+	"\n" +
+	"webhook_id\x18\x01 \x01(\tR\twebhookId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\x12 \n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\x12\x16\n" +
+	"\x06events\x18\x05 \x03(\tR\x06events\x12\x16\n" +
+	"\x06status\x18\x06 \x01(\tR\x06status\x12#\n" +
+	"\rsealed_secret\x18\a \x01(\fR\fsealedSecret\"\xa3\x02\n" +
+	"\x0eWebhookUpdated\x12\x1d\n" +
+	"\n" +
+	"webhook_id\x18\x01 \x01(\tR\twebhookId\x12\x17\n" +
+	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x88\x01\x01\x12\x15\n" +
+	"\x03url\x18\x03 \x01(\tH\x01R\x03url\x88\x01\x01\x12%\n" +
+	"\vdescription\x18\x04 \x01(\tH\x02R\vdescription\x88\x01\x01\x12\x16\n" +
+	"\x06events\x18\x05 \x03(\tR\x06events\x12\x1b\n" +
+	"\x06status\x18\x06 \x01(\tH\x03R\x06status\x88\x01\x01\x12(\n" +
+	"\rsealed_secret\x18\a \x01(\fH\x04R\fsealedSecret\x88\x01\x01B\a\n" +
+	"\x05_nameB\x06\n" +
+	"\x04_urlB\x0e\n" +
+	"\f_descriptionB\t\n" +
+	"\a_statusB\x10\n" +
+	"\x0e_sealed_secret\"/\n" +
+	"\x0eWebhookDeleted\x12\x1d\n" +
+	"\n" +
+	"webhook_id\x18\x01 \x01(\tR\twebhookId*\xa0\x01\n" +
 	"\tRunStatus\x12\x1a\n" +
 	"\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12RUN_STATUS_RUNNING\x10\x01\x12\x18\n" +
@@ -3498,7 +3806,7 @@ func file_events_proto_rawDescGZIP() []byte {
 }
 
 var file_events_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_events_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_events_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_events_proto_goTypes = []any{
 	(RunStatus)(0),                      // 0: runledger.events.v1.RunStatus
 	(LoggedModelStatus)(0),              // 1: runledger.events.v1.LoggedModelStatus
@@ -3544,6 +3852,9 @@ var file_events_proto_goTypes = []any{
 	(*LoggedModelTagsSet)(nil),          // 41: runledger.events.v1.LoggedModelTagsSet
 	(*LoggedModelTagDeleted)(nil),       // 42: runledger.events.v1.LoggedModelTagDeleted
 	(*LoggedModelDeleted)(nil),          // 43: runledger.events.v1.LoggedModelDeleted
+	(*WebhookCreated)(nil),              // 44: runledger.events.v1.WebhookCreated
+	(*WebhookUpdated)(nil),              // 45: runledger.events.v1.WebhookUpdated
+	(*WebhookDeleted)(nil),              // 46: runledger.events.v1.WebhookDeleted
 }
 var file_events_proto_depIdxs = []int32{
 	5,  // 0: runledger.events.v1.Event.run_created:type_name -> runledger.events.v1.RunCreated
@@ -3582,30 +3893,33 @@ var file_events_proto_depIdxs = []int32{
 	41, // 33: runledger.events.v1.Event.logged_model_tags_set:type_name -> runledger.events.v1.LoggedModelTagsSet
 	42, // 34: runledger.events.v1.Event.logged_model_tag_deleted:type_name -> runledger.events.v1.LoggedModelTagDeleted
 	43, // 35: runledger.events.v1.Event.logged_model_deleted:type_name -> runledger.events.v1.LoggedModelDeleted
-	3,  // 36: runledger.events.v1.RunCreated.tags:type_name -> runledger.events.v1.Tag
-	0,  // 37: runledger.events.v1.RunUpdated.status:type_name -> runledger.events.v1.RunStatus
-	4,  // 38: runledger.events.v1.RunParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 39: runledger.events.v1.RunTagsSet.tags:type_name -> runledger.events.v1.Tag
-	13, // 40: runledger.events.v1.MetricsLogged.links:type_name -> runledger.events.v1.MetricLink
-	15, // 41: runledger.events.v1.RunInputsLogged.datasets:type_name -> runledger.events.v1.DatasetInput
-	3,  // 42: runledger.events.v1.DatasetInput.tags:type_name -> runledger.events.v1.Tag
-	17, // 43: runledger.events.v1.RunOutputsLogged.models:type_name -> runledger.events.v1.ModelOutput
-	3,  // 44: runledger.events.v1.ExperimentCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 45: runledger.events.v1.ExperimentTagSet.tag:type_name -> runledger.events.v1.Tag
-	3,  // 46: runledger.events.v1.RegisteredModelCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 47: runledger.events.v1.RegisteredModelTagSet.tag:type_name -> runledger.events.v1.Tag
-	3,  // 48: runledger.events.v1.ModelVersionCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 49: runledger.events.v1.ModelVersionTagSet.tag:type_name -> runledger.events.v1.Tag
-	4,  // 50: runledger.events.v1.LoggedModelCreated.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 51: runledger.events.v1.LoggedModelCreated.tags:type_name -> runledger.events.v1.Tag
-	1,  // 52: runledger.events.v1.LoggedModelFinalized.status:type_name -> runledger.events.v1.LoggedModelStatus
-	4,  // 53: runledger.events.v1.LoggedModelParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 54: runledger.events.v1.LoggedModelTagsSet.tags:type_name -> runledger.events.v1.Tag
-	55, // [55:55] is the sub-list for method output_type
-	55, // [55:55] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	44, // 36: runledger.events.v1.Event.webhook_created:type_name -> runledger.events.v1.WebhookCreated
+	45, // 37: runledger.events.v1.Event.webhook_updated:type_name -> runledger.events.v1.WebhookUpdated
+	46, // 38: runledger.events.v1.Event.webhook_deleted:type_name -> runledger.events.v1.WebhookDeleted
+	3,  // 39: runledger.events.v1.RunCreated.tags:type_name -> runledger.events.v1.Tag
+	0,  // 40: runledger.events.v1.RunUpdated.status:type_name -> runledger.events.v1.RunStatus
+	4,  // 41: runledger.events.v1.RunParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 42: runledger.events.v1.RunTagsSet.tags:type_name -> runledger.events.v1.Tag
+	13, // 43: runledger.events.v1.MetricsLogged.links:type_name -> runledger.events.v1.MetricLink
+	15, // 44: runledger.events.v1.RunInputsLogged.datasets:type_name -> runledger.events.v1.DatasetInput
+	3,  // 45: runledger.events.v1.DatasetInput.tags:type_name -> runledger.events.v1.Tag
+	17, // 46: runledger.events.v1.RunOutputsLogged.models:type_name -> runledger.events.v1.ModelOutput
+	3,  // 47: runledger.events.v1.ExperimentCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 48: runledger.events.v1.ExperimentTagSet.tag:type_name -> runledger.events.v1.Tag
+	3,  // 49: runledger.events.v1.RegisteredModelCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 50: runledger.events.v1.RegisteredModelTagSet.tag:type_name -> runledger.events.v1.Tag
+	3,  // 51: runledger.events.v1.ModelVersionCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 52: runledger.events.v1.ModelVersionTagSet.tag:type_name -> runledger.events.v1.Tag
+	4,  // 53: runledger.events.v1.LoggedModelCreated.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 54: runledger.events.v1.LoggedModelCreated.tags:type_name -> runledger.events.v1.Tag
+	1,  // 55: runledger.events.v1.LoggedModelFinalized.status:type_name -> runledger.events.v1.LoggedModelStatus
+	4,  // 56: runledger.events.v1.LoggedModelParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 57: runledger.events.v1.LoggedModelTagsSet.tags:type_name -> runledger.events.v1.Tag
+	58, // [58:58] is the sub-list for method output_type
+	58, // [58:58] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_events_proto_init() }
@@ -3650,15 +3964,19 @@ func file_events_proto_init() {
 		(*Event_LoggedModelTagsSet)(nil),
 		(*Event_LoggedModelTagDeleted)(nil),
 		(*Event_LoggedModelDeleted)(nil),
+		(*Event_WebhookCreated)(nil),
+		(*Event_WebhookUpdated)(nil),
+		(*Event_WebhookDeleted)(nil),
 	}
 	file_events_proto_msgTypes[4].OneofWrappers = []any{}
+	file_events_proto_msgTypes[43].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_events_proto_rawDesc), len(file_events_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   42,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -508,6 +508,7 @@ const (
 	entityModel       = "registered_model"
 	entityVersion     = "model_version"
 	entityLoggedModel = "logged_model"
+	entityWebhook     = "webhook"
 )
 
 func experimentID(e *events.Event) string {
@@ -533,6 +534,8 @@ func entity(e *events.Event) (kind, id string) {
 		return entityLoggedModel, data.GetModelId()
 	case interface{ GetExperimentId() string }:
 		return entityExperiment, data.GetExperimentId()
+	case interface{ GetWebhookId() string }:
+		return entityWebhook, data.GetWebhookId()
 	case interface {
 		GetName() string
 		GetAlias() string

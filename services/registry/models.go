@@ -66,6 +66,7 @@ func (s *Service) getModel(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	tellSeq(c, m.Last)
 	return answerModel(c, m)
 }
 

@@ -59,6 +59,7 @@ func (s *Service) getVersion(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	tellSeq(c, m.Last)
 	return answerVersion(c, m, v)
 }
 
@@ -286,6 +287,7 @@ func (s *Service) getByAlias(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	tellSeq(c, m.Last)
 	return answerVersion(c, m, v)
 }
 
