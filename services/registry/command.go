@@ -267,7 +267,7 @@ func (d *decider) decideOn(base *catalog.State, cmd command, attrs events.Attrib
 		if err != nil {
 			return outcome{}, nil, err
 		}
-		if done && (entry.Action != cmd.action || entry.Model != cmd.model) {
+		if done && (entry.Action != cmd.action || entry.Model != cmd.model || entry.Webhook() != cmd.webhook) {
 			return outcome{}, nil, apierr.Errorf(apierr.InvalidParameterValue,
 				"The %s was used before, for %s of '%s'", httpapi.HeaderIdempotencyKey, entry.Action, entry.Model)
 		}
