@@ -61,7 +61,7 @@ func newClient(allowPrivate bool) *http.Client {
 	return &http.Client{
 		Timeout: requestTimeout,
 		Transport: &http.Transport{
-			DialContext: dialer.DialContext, // and no proxy, which would be what is guarded
+			DialContext:         dialer.DialContext, // and no proxy, which would be what is guarded
 			TLSHandshakeTimeout: requestTimeout, ForceAttemptHTTP2: true, MaxIdleConns: Max, MaxIdleConnsPerHost: 1,
 			IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: maxResponse,
 		},
@@ -135,10 +135,11 @@ func (d *Dispatcher) send(ctx context.Context, hook *catalog.Webhook, n notice, 
 	timestamp := strconv.FormatInt(start.Unix(), 10)
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "runledger")
-	req.Header.Set(headerDeliveryID, deliveryID)
-	req.Header.Set(headerTimestamp, timestamp)
+	// Written as they are, and not as Go spells headers: a receiver may compare.
+	req.Header[headerDeliveryID] = []string{deliveryID}
+	req.Header[headerTimestamp] = []string{timestamp}
 	if secret != "" {
-		req.Header.Set(headerSignature, sign(secret, deliveryID, timestamp, body))
+		req.Header[headerSignature] = []string{sign(secret, deliveryID, timestamp, body)}
 	}
 	resp, err := d.client.Do(req)
 	if err != nil {
