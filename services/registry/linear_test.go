@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -264,7 +265,7 @@ func TestTwoProcessesAnswerAsOne(t *testing.T) {
 	}
 	result, info := porcupine.CheckOperationsVerbose(registerModel, history, time.Minute)
 	if result != porcupine.Ok {
-		path := t.TempDir() + "/history.html"
+		path := filepath.Join(t.ArtifactDir(), "history.html")
 		err := porcupine.VisualizePath(registerModel, info, path)
 		t.Fatalf("the history of %d operations is %s (%s, %v)", len(history), result, path, err)
 	}

@@ -29,7 +29,7 @@ import (
 )
 
 // Max is how many webhooks there may be: each costs a consumer and a goroutine.
-const Max = 256
+const Max = 100
 
 const (
 	// attempts bounds how often an event is sent to a webhook. With the pauses
