@@ -9,7 +9,6 @@ package catalog
 
 import (
 	"iter"
-	"maps"
 	"slices"
 
 	"github.com/benbjohnson/immutable"
@@ -98,13 +97,18 @@ func (m *Model) Versions() iter.Seq[*Version] {
 	}
 }
 
-// LatestVersions returns the highest version in each stage, by number.
+// LatestVersions returns the highest version in each stage, in MLflow's order:
+// that of the first version in each.
 func (m *Model) LatestVersions() []*Version {
-	latest := make(map[string]*Version)
+	var latest []*Version
 	for v := range m.Versions() {
-		latest[v.Stage] = v
+		if i := slices.IndexFunc(latest, func(l *Version) bool { return l.Stage == v.Stage }); i >= 0 {
+			latest[i] = v
+		} else {
+			latest = append(latest, v)
+		}
 	}
-	return slices.SortedFunc(maps.Values(latest), func(a, b *Version) int { return int(a.Number) - int(b.Number) })
+	return latest
 }
 
 // Latest returns the highest version, and nil when there is none.
