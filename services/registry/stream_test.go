@@ -176,10 +176,11 @@ func TestTwoProcessesHaveOneLedger(t *testing.T) {
 	})
 }
 
-// What the process that TestKill kills is told: where its ledger is, and where
-// NATS is unless it runs in that process.
+// What the process that TestKill kills is told: where its ledger is, where its
+// webhook is, and where NATS is unless it runs in that process.
 const (
 	childDir  = "RUNLEDGER_TEST_REGISTRY_DIR"
+	childHook = "RUNLEDGER_TEST_WEBHOOK_URL"
 	childNATS = "RUNLEDGER_TEST_NATS_URL"
 	// killsVariable says how often TestKill kills.
 	killsVariable = "RUNLEDGER_TORTURE_KILLS"
@@ -203,8 +204,13 @@ func (childT) Fatal(args ...any)         { panic(fmt.Sprint(args...)) }
 func (childT) Fatalf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
 func (childT) Error(args ...any)         { panic(fmt.Sprint(args...)) }
 
-// child runs a server, with NATS in it unless that is elsewhere, and commands at it, and prints the
-// reason of each that was acknowledged, until it is killed.
+// toldKey is the idempotency key of the child's webhook, which gives it its id.
+const toldKey = "told"
+
+var toldOf = []string{"registered_model.created", "model_version.created", "model_version_alias.created", "model_version_alias.deleted"}
+
+// child runs a server, with NATS in it unless that is elsewhere, and commands at
+// it, and prints the reason of each that was acknowledged, until it is killed.
 func child(dir string) int {
 	t := childT{}
 	var nc *nats.Conn
@@ -221,6 +227,15 @@ func child(dir string) int {
 		nc = n.Conn()
 	}
 	s := start(t, openLog(t, nc), filepath.Join(dir, "ledger"))
+	var kinds []fields
+	for _, name := range toldOf {
+		entity, action, _ := strings.Cut(strings.ToUpper(name), ".")
+		kinds = append(kinds, fields{"entity": entity, "action": action})
+	}
+	told := fields{"name": "told", "url": os.Getenv(childHook), "events": kinds, "secret": "secret"}
+	if a := s.send("POST", "webhooks", told, "Idempotency-Key", toldKey); a.status != http.StatusOK {
+		t.Fatalf("the webhook: %d %v", a.status, a.body)
+	}
 	var number atomic.Int64
 	fmt.Println("ready")
 	var wg sync.WaitGroup
@@ -253,7 +268,7 @@ func child(dir string) int {
 }
 
 // Killed at any moment, alone or together with its log, the registry loses no
-// acknowledged command and has none twice.
+// acknowledged command and has none twice, and its webhook is told of each event.
 func TestKill(t *testing.T) {
 	kills := defaultKills
 	if text := os.Getenv(killsVariable); text != "" {
@@ -264,13 +279,14 @@ func TestKill(t *testing.T) {
 	}
 	t.Run("with its log", func(t *testing.T) {
 		dir := t.TempDir()
-		acknowledged := killAgainAndAgain(t, dir, kills/2)
+		told := unreliable(t)
+		acknowledged := killAgainAndAgain(t, dir, kills/2, childHook+"="+told.URL)
 		n, err := natsserver.Start(t.Context(), natsserver.Config{DataDir: filepath.Join(dir, "nats")})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = n.Close() }()
-		checkAcknowledged(t, openLog(t, n.Conn()), dir, acknowledged, kills/2)
+		checkAcknowledged(t, openLog(t, n.Conn()), dir, acknowledged, told, kills/2)
 	})
 	t.Run("alone", func(t *testing.T) {
 		dir := t.TempDir()
@@ -285,14 +301,56 @@ func TestKill(t *testing.T) {
 		if !n.ReadyForConnections(10 * time.Second) {
 			t.Fatal("NATS does not start")
 		}
-		acknowledged := killAgainAndAgain(t, dir, kills-kills/2, childNATS+"="+n.ClientURL())
+		told := unreliable(t)
+		acknowledged := killAgainAndAgain(t, dir, kills-kills/2, childHook+"="+told.URL, childNATS+"="+n.ClientURL())
 		nc, err := nats.Connect(n.ClientURL())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer nc.Close()
-		checkAcknowledged(t, openLog(t, nc), dir, acknowledged, kills-kills/2)
+		checkAcknowledged(t, openLog(t, nc), dir, acknowledged, told, kills-kills/2)
 	})
+}
+
+// unreliable returns a receiver that takes four deliveries of five.
+func unreliable(t *testing.T) *receiver {
+	t.Helper()
+	return newReceiver(t, func(delivery) int {
+		if rand.IntN(5) == 0 {
+			return http.StatusServiceUnavailable
+		}
+		return http.StatusOK
+	})
+}
+
+// checkTold waits until the receiver was told of every event of the log that the
+// webhook is for, and of no other.
+func checkTold(t *testing.T, recs []eventlog.Record, told *receiver) {
+	t.Helper()
+	hook := uuid.NewSHA1(uuid.NameSpaceURL, []byte("runledger:webhook:"+toldKey)).String()
+	want := make(map[string]bool)
+	made := false
+	for _, rec := range recs {
+		switch d := rec.GetData().(type) {
+		case *events.Event_WebhookCreated:
+			made = made || d.WebhookCreated.GetWebhookId() == hook
+		case *events.Event_RegisteredModelCreated, *events.Event_ModelVersionCreated, *events.Event_AliasSet, *events.Event_AliasDeleted:
+			if made {
+				want[uuid.NewSHA1(uuid.NameSpaceURL, []byte("runledger:"+rec.ID+"/"+hook)).String()] = true
+			}
+		}
+	}
+	got := make(map[string]bool)
+	eventually(t, fmt.Sprintf("all of %d events told", len(want)), func() bool {
+		for _, d := range told.on("/") {
+			got[d.id] = true
+		}
+		return len(got) >= len(want)
+	})
+	if !maps.Equal(got, want) {
+		t.Errorf("told of %d events, want %d, and not the same", len(got), len(want))
+	}
+	t.Logf("told of %d events in %d deliveries", len(got), len(told.on("/")))
 }
 
 // killAgainAndAgain returns the commands that were acknowledged, and where.
@@ -335,13 +393,14 @@ func killAgainAndAgain(t *testing.T, dir string, kills int, env ...string) map[s
 
 // checkAcknowledged compares what was acknowledged with the ledger, the ledger
 // with a fold of the log, and both with a ledger that is made anew.
-func checkAcknowledged(t *testing.T, log *eventlog.Log, dir string, acknowledged map[string]string, kills int) {
+func checkAcknowledged(t *testing.T, log *eventlog.Log, dir string, acknowledged map[string]string, told *receiver, kills int) {
 	t.Helper()
 	ledgerDir := filepath.Join(dir, "ledger")
 	s := start(t, log, ledgerDir)
 	s.size()
-	s.close()
 	recs := readAll(t, log)
+	checkTold(t, recs, told)
+	s.close()
 	survived := checkLedger(t, ledgerDir, recs)
 	l, err := ledger.Open(ledgerDir, ledger.Options{})
 	if err != nil {

@@ -41,7 +41,7 @@ const (
 	resolveTimeout = 5 * time.Second
 	// ackWait is after what time an event that a process took comes again: a
 	// request and its record must be done by then.
-	ackWait    = requestTimeout + 15*time.Second
+	ackWait    = requestTimeout + journalTimeout
 	maxPending = 1000
 	// maxResponse bounds what is read of an answer, maxShown what of it is
 	// recorded, in bytes.
