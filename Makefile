@@ -72,6 +72,7 @@ generate: ## Generate the event types from events.proto
 
 torture: build ## Kill the server under load, many times (KILLS=500)
 	RUNLEDGER_TORTURE_KILLS=$(or $(KILLS),500) $(GO) test -count=1 -v -timeout 3h -run NothingAcknowledged ./test
+	RUNLEDGER_TORTURE_KILLS=$(or $(KILLS),500) $(GO) test -count=1 -v -timeout 3h -run TestKill ./services/registry
 
 bench: build ## Measure ingest beside the bare ClickHouse insert rate
 	$(GO) run ./loadtest bench --bin bin/runledger

@@ -33,6 +33,7 @@ import (
 	"github.com/runledger/runledger/services/projector"
 	"github.com/runledger/runledger/services/query"
 	"github.com/runledger/runledger/services/registry"
+	"github.com/runledger/runledger/services/registry/webhooks"
 )
 
 const (
@@ -280,6 +281,10 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 	if p.registry {
 		s, err := registry.New(ctx, registry.Config{
 			Log: n.log, Dir: filepath.Join(n.dir, "registry"), Logger: n.logger, Registerer: n.registry,
+			Webhooks: webhooks.Options{
+				KeyFile: cmp.Or(n.options.webhookKey, filepath.Join(n.dir, "webhook.key")),
+				Schemes: n.options.webhookSchemes, AllowPrivate: n.options.webhookAllowPrivate,
+			},
 		})
 		if err != nil {
 			return err

@@ -179,6 +179,9 @@ type Event struct {
 	//	*Event_LoggedModelDeleted
 	//	*Event_ArtifactUploaded
 	//	*Event_ArtifactsDeleted
+	//	*Event_WebhookCreated
+	//	*Event_WebhookUpdated
+	//	*Event_WebhookDeleted
 	Data          isEvent_Data `protobuf_oneof:"data"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -563,6 +566,33 @@ func (x *Event) GetArtifactsDeleted() *ArtifactsDeleted {
 	return nil
 }
 
+func (x *Event) GetWebhookCreated() *WebhookCreated {
+	if x != nil {
+		if x, ok := x.Data.(*Event_WebhookCreated); ok {
+			return x.WebhookCreated
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetWebhookUpdated() *WebhookUpdated {
+	if x != nil {
+		if x, ok := x.Data.(*Event_WebhookUpdated); ok {
+			return x.WebhookUpdated
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetWebhookDeleted() *WebhookDeleted {
+	if x != nil {
+		if x, ok := x.Data.(*Event_WebhookDeleted); ok {
+			return x.WebhookDeleted
+		}
+	}
+	return nil
+}
+
 type isEvent_Data interface {
 	isEvent_Data()
 }
@@ -719,6 +749,18 @@ type Event_ArtifactsDeleted struct {
 	ArtifactsDeleted *ArtifactsDeleted `protobuf:"bytes,71,opt,name=artifacts_deleted,json=artifactsDeleted,proto3,oneof"`
 }
 
+type Event_WebhookCreated struct {
+	WebhookCreated *WebhookCreated `protobuf:"bytes,80,opt,name=webhook_created,json=webhookCreated,proto3,oneof"`
+}
+
+type Event_WebhookUpdated struct {
+	WebhookUpdated *WebhookUpdated `protobuf:"bytes,81,opt,name=webhook_updated,json=webhookUpdated,proto3,oneof"`
+}
+
+type Event_WebhookDeleted struct {
+	WebhookDeleted *WebhookDeleted `protobuf:"bytes,82,opt,name=webhook_deleted,json=webhookDeleted,proto3,oneof"`
+}
+
 func (*Event_RunCreated) isEvent_Data() {}
 
 func (*Event_RunUpdated) isEvent_Data() {}
@@ -794,6 +836,12 @@ func (*Event_LoggedModelDeleted) isEvent_Data() {}
 func (*Event_ArtifactUploaded) isEvent_Data() {}
 
 func (*Event_ArtifactsDeleted) isEvent_Data() {}
+
+func (*Event_WebhookCreated) isEvent_Data() {}
+
+func (*Event_WebhookUpdated) isEvent_Data() {}
+
+func (*Event_WebhookDeleted) isEvent_Data() {}
 
 // Tag is a key and its value.
 type Tag struct {
@@ -3428,11 +3476,242 @@ func (x *ArtifactsDeleted) GetPaths() []string {
 	return nil
 }
 
+// WebhookCreated is the first event of a webhook: an address that is told of
+// events of the registry.
+type WebhookCreated struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WebhookId     string                 `protobuf:"bytes,1,opt,name=webhook_id,json=webhookId,proto3" json:"webhook_id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Url           string                 `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
+	Description   string                 `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
+	Events        []string               `protobuf:"bytes,5,rep,name=events,proto3" json:"events,omitempty"`                                 // what it is told of, as MLflow names it: "model_version.created"
+	Status        string                 `protobuf:"bytes,6,opt,name=status,proto3" json:"status,omitempty"`                                 // ACTIVE or DISABLED
+	SealedSecret  []byte                 `protobuf:"bytes,7,opt,name=sealed_secret,json=sealedSecret,proto3" json:"sealed_secret,omitempty"` // the key of its signatures, encrypted; empty: it has none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebhookCreated) Reset() {
+	*x = WebhookCreated{}
+	mi := &file_events_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebhookCreated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebhookCreated) ProtoMessage() {}
+
+func (x *WebhookCreated) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebhookCreated.ProtoReflect.Descriptor instead.
+func (*WebhookCreated) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *WebhookCreated) GetWebhookId() string {
+	if x != nil {
+		return x.WebhookId
+	}
+	return ""
+}
+
+func (x *WebhookCreated) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WebhookCreated) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *WebhookCreated) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *WebhookCreated) GetEvents() []string {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *WebhookCreated) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *WebhookCreated) GetSealedSecret() []byte {
+	if x != nil {
+		return x.SealedSecret
+	}
+	return nil
+}
+
+// WebhookUpdated changes the fields that are present.
+type WebhookUpdated struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WebhookId     string                 `protobuf:"bytes,1,opt,name=webhook_id,json=webhookId,proto3" json:"webhook_id,omitempty"`
+	Name          *string                `protobuf:"bytes,2,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	Url           *string                `protobuf:"bytes,3,opt,name=url,proto3,oneof" json:"url,omitempty"`
+	Description   *string                `protobuf:"bytes,4,opt,name=description,proto3,oneof" json:"description,omitempty"`
+	Events        []string               `protobuf:"bytes,5,rep,name=events,proto3" json:"events,omitempty"` // empty: as they were
+	Status        *string                `protobuf:"bytes,6,opt,name=status,proto3,oneof" json:"status,omitempty"`
+	SealedSecret  []byte                 `protobuf:"bytes,7,opt,name=sealed_secret,json=sealedSecret,proto3,oneof" json:"sealed_secret,omitempty"` // empty: it has none any more
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebhookUpdated) Reset() {
+	*x = WebhookUpdated{}
+	mi := &file_events_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebhookUpdated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebhookUpdated) ProtoMessage() {}
+
+func (x *WebhookUpdated) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebhookUpdated.ProtoReflect.Descriptor instead.
+func (*WebhookUpdated) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *WebhookUpdated) GetWebhookId() string {
+	if x != nil {
+		return x.WebhookId
+	}
+	return ""
+}
+
+func (x *WebhookUpdated) GetName() string {
+	if x != nil && x.Name != nil {
+		return *x.Name
+	}
+	return ""
+}
+
+func (x *WebhookUpdated) GetUrl() string {
+	if x != nil && x.Url != nil {
+		return *x.Url
+	}
+	return ""
+}
+
+func (x *WebhookUpdated) GetDescription() string {
+	if x != nil && x.Description != nil {
+		return *x.Description
+	}
+	return ""
+}
+
+func (x *WebhookUpdated) GetEvents() []string {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *WebhookUpdated) GetStatus() string {
+	if x != nil && x.Status != nil {
+		return *x.Status
+	}
+	return ""
+}
+
+func (x *WebhookUpdated) GetSealedSecret() []byte {
+	if x != nil {
+		return x.SealedSecret
+	}
+	return nil
+}
+
+type WebhookDeleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WebhookId     string                 `protobuf:"bytes,1,opt,name=webhook_id,json=webhookId,proto3" json:"webhook_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebhookDeleted) Reset() {
+	*x = WebhookDeleted{}
+	mi := &file_events_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebhookDeleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebhookDeleted) ProtoMessage() {}
+
+func (x *WebhookDeleted) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebhookDeleted.ProtoReflect.Descriptor instead.
+func (*WebhookDeleted) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *WebhookDeleted) GetWebhookId() string {
+	if x != nil {
+		return x.WebhookId
+	}
+	return ""
+}
+
 var File_events_proto protoreflect.FileDescriptor
 
 const file_events_proto_rawDesc = "" +
 	"\n" +
-	"\fevents.proto\x12\x13runledger.events.v1\"\x87\x1b\n" +
+	"\fevents.proto\x12\x13runledger.events.v1\"\xf7\x1c\n" +
 	"\x05Event\x12B\n" +
 	"\vrun_created\x18\x01 \x01(\v2\x1f.runledger.events.v1.RunCreatedH\x00R\n" +
 	"runCreated\x12B\n" +
@@ -3476,7 +3755,10 @@ const file_events_proto_rawDesc = "" +
 	"\x18logged_model_tag_deleted\x18@ \x01(\v2*.runledger.events.v1.LoggedModelTagDeletedH\x00R\x15loggedModelTagDeleted\x12[\n" +
 	"\x14logged_model_deleted\x18A \x01(\v2'.runledger.events.v1.LoggedModelDeletedH\x00R\x12loggedModelDeleted\x12T\n" +
 	"\x11artifact_uploaded\x18F \x01(\v2%.runledger.events.v1.ArtifactUploadedH\x00R\x10artifactUploaded\x12T\n" +
-	"\x11artifacts_deleted\x18G \x01(\v2%.runledger.events.v1.ArtifactsDeletedH\x00R\x10artifactsDeletedB\x06\n" +
+	"\x11artifacts_deleted\x18G \x01(\v2%.runledger.events.v1.ArtifactsDeletedH\x00R\x10artifactsDeleted\x12N\n" +
+	"\x0fwebhook_created\x18P \x01(\v2#.runledger.events.v1.WebhookCreatedH\x00R\x0ewebhookCreated\x12N\n" +
+	"\x0fwebhook_updated\x18Q \x01(\v2#.runledger.events.v1.WebhookUpdatedH\x00R\x0ewebhookUpdated\x12N\n" +
+	"\x0fwebhook_deleted\x18R \x01(\v2#.runledger.events.v1.WebhookDeletedH\x00R\x0ewebhookDeletedB\x06\n" +
 	"\x04data\"-\n" +
 	"\x03Tag\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -3673,7 +3955,33 @@ const file_events_proto_rawDesc = "" +
 	"\x10ArtifactsDeleted\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x19\n" +
 	"\bmodel_id\x18\x02 \x01(\tR\amodelId\x12\x14\n" +
-	"\x05paths\x18\x03 \x03(\tR\x05paths*\xa0\x01\n" +
+	"\x05paths\x18\x03 \x03(\tR\x05paths\"\xcc\x01\n" +
+	"\x0eWebhookCreated\x12\x1d\n" +
+	"\n" +
+	"webhook_id\x18\x01 \x01(\tR\twebhookId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\x12 \n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\x12\x16\n" +
+	"\x06events\x18\x05 \x03(\tR\x06events\x12\x16\n" +
+	"\x06status\x18\x06 \x01(\tR\x06status\x12#\n" +
+	"\rsealed_secret\x18\a \x01(\fR\fsealedSecret\"\xa3\x02\n" +
+	"\x0eWebhookUpdated\x12\x1d\n" +
+	"\n" +
+	"webhook_id\x18\x01 \x01(\tR\twebhookId\x12\x17\n" +
+	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x88\x01\x01\x12\x15\n" +
+	"\x03url\x18\x03 \x01(\tH\x01R\x03url\x88\x01\x01\x12%\n" +
+	"\vdescription\x18\x04 \x01(\tH\x02R\vdescription\x88\x01\x01\x12\x16\n" +
+	"\x06events\x18\x05 \x03(\tR\x06events\x12\x1b\n" +
+	"\x06status\x18\x06 \x01(\tH\x03R\x06status\x88\x01\x01\x12(\n" +
+	"\rsealed_secret\x18\a \x01(\fH\x04R\fsealedSecret\x88\x01\x01B\a\n" +
+	"\x05_nameB\x06\n" +
+	"\x04_urlB\x0e\n" +
+	"\f_descriptionB\t\n" +
+	"\a_statusB\x10\n" +
+	"\x0e_sealed_secret\"/\n" +
+	"\x0eWebhookDeleted\x12\x1d\n" +
+	"\n" +
+	"webhook_id\x18\x01 \x01(\tR\twebhookId*\xa0\x01\n" +
 	"\tRunStatus\x12\x1a\n" +
 	"\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12RUN_STATUS_RUNNING\x10\x01\x12\x18\n" +
@@ -3700,7 +4008,7 @@ func file_events_proto_rawDescGZIP() []byte {
 }
 
 var file_events_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_events_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_events_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_events_proto_goTypes = []any{
 	(RunStatus)(0),                      // 0: runledger.events.v1.RunStatus
 	(LoggedModelStatus)(0),              // 1: runledger.events.v1.LoggedModelStatus
@@ -3748,6 +4056,9 @@ var file_events_proto_goTypes = []any{
 	(*LoggedModelDeleted)(nil),          // 43: runledger.events.v1.LoggedModelDeleted
 	(*ArtifactUploaded)(nil),            // 44: runledger.events.v1.ArtifactUploaded
 	(*ArtifactsDeleted)(nil),            // 45: runledger.events.v1.ArtifactsDeleted
+	(*WebhookCreated)(nil),              // 46: runledger.events.v1.WebhookCreated
+	(*WebhookUpdated)(nil),              // 47: runledger.events.v1.WebhookUpdated
+	(*WebhookDeleted)(nil),              // 48: runledger.events.v1.WebhookDeleted
 }
 var file_events_proto_depIdxs = []int32{
 	5,  // 0: runledger.events.v1.Event.run_created:type_name -> runledger.events.v1.RunCreated
@@ -3788,30 +4099,33 @@ var file_events_proto_depIdxs = []int32{
 	43, // 35: runledger.events.v1.Event.logged_model_deleted:type_name -> runledger.events.v1.LoggedModelDeleted
 	44, // 36: runledger.events.v1.Event.artifact_uploaded:type_name -> runledger.events.v1.ArtifactUploaded
 	45, // 37: runledger.events.v1.Event.artifacts_deleted:type_name -> runledger.events.v1.ArtifactsDeleted
-	3,  // 38: runledger.events.v1.RunCreated.tags:type_name -> runledger.events.v1.Tag
-	0,  // 39: runledger.events.v1.RunUpdated.status:type_name -> runledger.events.v1.RunStatus
-	4,  // 40: runledger.events.v1.RunParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 41: runledger.events.v1.RunTagsSet.tags:type_name -> runledger.events.v1.Tag
-	13, // 42: runledger.events.v1.MetricsLogged.links:type_name -> runledger.events.v1.MetricLink
-	15, // 43: runledger.events.v1.RunInputsLogged.datasets:type_name -> runledger.events.v1.DatasetInput
-	3,  // 44: runledger.events.v1.DatasetInput.tags:type_name -> runledger.events.v1.Tag
-	17, // 45: runledger.events.v1.RunOutputsLogged.models:type_name -> runledger.events.v1.ModelOutput
-	3,  // 46: runledger.events.v1.ExperimentCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 47: runledger.events.v1.ExperimentTagSet.tag:type_name -> runledger.events.v1.Tag
-	3,  // 48: runledger.events.v1.RegisteredModelCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 49: runledger.events.v1.RegisteredModelTagSet.tag:type_name -> runledger.events.v1.Tag
-	3,  // 50: runledger.events.v1.ModelVersionCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 51: runledger.events.v1.ModelVersionTagSet.tag:type_name -> runledger.events.v1.Tag
-	4,  // 52: runledger.events.v1.LoggedModelCreated.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 53: runledger.events.v1.LoggedModelCreated.tags:type_name -> runledger.events.v1.Tag
-	1,  // 54: runledger.events.v1.LoggedModelFinalized.status:type_name -> runledger.events.v1.LoggedModelStatus
-	4,  // 55: runledger.events.v1.LoggedModelParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 56: runledger.events.v1.LoggedModelTagsSet.tags:type_name -> runledger.events.v1.Tag
-	57, // [57:57] is the sub-list for method output_type
-	57, // [57:57] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	46, // 38: runledger.events.v1.Event.webhook_created:type_name -> runledger.events.v1.WebhookCreated
+	47, // 39: runledger.events.v1.Event.webhook_updated:type_name -> runledger.events.v1.WebhookUpdated
+	48, // 40: runledger.events.v1.Event.webhook_deleted:type_name -> runledger.events.v1.WebhookDeleted
+	3,  // 41: runledger.events.v1.RunCreated.tags:type_name -> runledger.events.v1.Tag
+	0,  // 42: runledger.events.v1.RunUpdated.status:type_name -> runledger.events.v1.RunStatus
+	4,  // 43: runledger.events.v1.RunParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 44: runledger.events.v1.RunTagsSet.tags:type_name -> runledger.events.v1.Tag
+	13, // 45: runledger.events.v1.MetricsLogged.links:type_name -> runledger.events.v1.MetricLink
+	15, // 46: runledger.events.v1.RunInputsLogged.datasets:type_name -> runledger.events.v1.DatasetInput
+	3,  // 47: runledger.events.v1.DatasetInput.tags:type_name -> runledger.events.v1.Tag
+	17, // 48: runledger.events.v1.RunOutputsLogged.models:type_name -> runledger.events.v1.ModelOutput
+	3,  // 49: runledger.events.v1.ExperimentCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 50: runledger.events.v1.ExperimentTagSet.tag:type_name -> runledger.events.v1.Tag
+	3,  // 51: runledger.events.v1.RegisteredModelCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 52: runledger.events.v1.RegisteredModelTagSet.tag:type_name -> runledger.events.v1.Tag
+	3,  // 53: runledger.events.v1.ModelVersionCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 54: runledger.events.v1.ModelVersionTagSet.tag:type_name -> runledger.events.v1.Tag
+	4,  // 55: runledger.events.v1.LoggedModelCreated.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 56: runledger.events.v1.LoggedModelCreated.tags:type_name -> runledger.events.v1.Tag
+	1,  // 57: runledger.events.v1.LoggedModelFinalized.status:type_name -> runledger.events.v1.LoggedModelStatus
+	4,  // 58: runledger.events.v1.LoggedModelParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 59: runledger.events.v1.LoggedModelTagsSet.tags:type_name -> runledger.events.v1.Tag
+	60, // [60:60] is the sub-list for method output_type
+	60, // [60:60] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_events_proto_init() }
@@ -3858,15 +4172,19 @@ func file_events_proto_init() {
 		(*Event_LoggedModelDeleted)(nil),
 		(*Event_ArtifactUploaded)(nil),
 		(*Event_ArtifactsDeleted)(nil),
+		(*Event_WebhookCreated)(nil),
+		(*Event_WebhookUpdated)(nil),
+		(*Event_WebhookDeleted)(nil),
 	}
 	file_events_proto_msgTypes[4].OneofWrappers = []any{}
+	file_events_proto_msgTypes[45].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_events_proto_rawDesc), len(file_events_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   44,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -347,6 +347,7 @@ func requests() []message {
 		&DeleteRegisteredModelTag{}, &SetAlias{}, &DeleteAlias{}, &GetByAlias{}, &CreateModelVersion{},
 		&UpdateModelVersion{}, &TransitionStage{}, &DeleteModelVersion{}, &GetModelVersion{}, &SearchModelVersions{},
 		&GetDownloadURI{}, &SetModelVersionTag{}, &DeleteModelVersionTag{},
+		&CreateWebhook{}, &UpdateWebhook{}, &ListWebhooks{}, &TestWebhook{},
 	}
 }
 
@@ -372,6 +373,10 @@ func TestFieldsFillEveryMember(t *testing.T) {
 				b.WriteString(`[{"key":"k","value":"v"}]`)
 			case *[]Metric:
 				b.WriteString(`[{"key":"k","value":1,"timestamp":1}]`)
+			case objects[WebhookEvent, *WebhookEvent]:
+				b.WriteString(`[{"entity":"e","action":"a"}]`)
+			case optionalObject[WebhookEvent, *WebhookEvent]:
+				b.WriteString(`{"entity":"e","action":"a"}`)
 			default:
 				b.WriteString("1")
 			}

@@ -520,6 +520,7 @@ const (
 	entityVersion     = "model_version"
 	entityLoggedModel = "logged_model"
 	entityArtifact    = "artifact" // one that is nobody's
+	entityWebhook     = "webhook"
 )
 
 func experimentID(e *events.Event) string {
@@ -557,6 +558,8 @@ func entity(e *events.Event) (kind, id string) {
 		return entityLoggedModel, data.GetModelId()
 	case interface{ GetExperimentId() string }:
 		return entityExperiment, data.GetExperimentId()
+	case interface{ GetWebhookId() string }:
+		return entityWebhook, data.GetWebhookId()
 	case interface {
 		GetName() string
 		GetAlias() string

@@ -351,6 +351,11 @@ func (w *world) history(t *rapid.T) []entry {
 			out = append(out, entry{events.StreamRegistry, events.ModelSubject("m"), &events.Event{Data: &events.Event_ModelVersionCreated{ModelVersionCreated: &events.ModelVersionCreated{
 				Name: "m", Version: 3, RunId: run,
 			}}}})
+			out = append(out, entry{events.StreamRegistry, events.WebhookSubject("w"), rapid.SampledFrom([]*events.Event{
+				{Data: &events.Event_WebhookCreated{WebhookCreated: &events.WebhookCreated{WebhookId: "w", Name: value, Events: []string{"prompt.created"}, SealedSecret: []byte{1}}}},
+				{Data: &events.Event_WebhookUpdated{WebhookUpdated: &events.WebhookUpdated{WebhookId: "w", Name: &value}}},
+				{Data: &events.Event_WebhookDeleted{WebhookDeleted: &events.WebhookDeleted{WebhookId: "w"}}},
+			}).Draw(t, "change of a webhook")})
 		case 16:
 			id := rapid.SampledFrom(models).Draw(t, "model")
 			if !createdModels[id] {

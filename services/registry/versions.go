@@ -34,7 +34,7 @@ func (s *Service) createVersion(c echo.Context) error {
 				return nil, err
 			}
 			for _, t := range req.Tags {
-				if err := mlflow.ValidateRegistryTag(t); err != nil {
+				if err := mlflow.ValidateVersionTag(t); err != nil {
 					return nil, err
 				}
 			}
@@ -59,6 +59,7 @@ func (s *Service) getVersion(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	tellSeq(c, m.Last)
 	return answerVersion(c, m, v)
 }
 
@@ -166,7 +167,7 @@ func (s *Service) setVersionTag(c echo.Context) error {
 	if err := validateVersionOf(req.Name, req.Version); err != nil {
 		return err
 	}
-	if err := mlflow.ValidateRegistryTag(mlflow.Tag{Key: req.Key, Value: req.Value}); err != nil {
+	if err := mlflow.ValidateVersionTag(mlflow.Tag{Key: req.Key, Value: req.Value}); err != nil {
 		return err
 	}
 	return s.change(c, command{
@@ -286,6 +287,7 @@ func (s *Service) getByAlias(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	tellSeq(c, m.Last)
 	return answerVersion(c, m, v)
 }
 

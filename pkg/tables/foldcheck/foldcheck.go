@@ -235,6 +235,12 @@ func subjectOf(e *events.Event) (kind, id string) {
 		return "registered_model", d.AliasSet.GetName()
 	case *events.Event_AliasDeleted:
 		return "registered_model", d.AliasDeleted.GetName()
+	case *events.Event_WebhookCreated:
+		return "webhook", d.WebhookCreated.GetWebhookId()
+	case *events.Event_WebhookUpdated:
+		return "webhook", d.WebhookUpdated.GetWebhookId()
+	case *events.Event_WebhookDeleted:
+		return "webhook", d.WebhookDeleted.GetWebhookId()
 	}
 	return "", ""
 }
