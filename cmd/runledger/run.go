@@ -24,7 +24,6 @@ import (
 	"github.com/runledger/runledger/pkg/artifacts"
 	"github.com/runledger/runledger/pkg/chdb"
 	"github.com/runledger/runledger/pkg/eventlog"
-	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
 	"github.com/runledger/runledger/pkg/natsserver"
@@ -274,6 +273,13 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		n.check("query", s.Ready)
 		n.routes = append(n.routes, s.Register)
 	}
+	var store *artifacts.Store
+	if p.ingest || p.registry {
+		var err error
+		if store, err = n.openArtifacts(ctx); err != nil {
+			return err
+		}
+	}
 	var versions *registry.Service
 	if p.registry {
 		s, err := registry.New(ctx, registry.Config{
@@ -288,7 +294,7 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		versions = s
 	}
 	if p.ingest {
-		s, err := ingest.New(ctx, ingest.Config{Log: n.log, Logger: n.logger, Registerer: n.registry})
+		s, err := ingest.New(ctx, ingest.Config{Log: n.log, PurgeArtifacts: store.Purge, Logger: n.logger, Registerer: n.registry})
 		if err != nil {
 			return err
 		}
@@ -296,25 +302,29 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		n.check("ingest", s.Ready)
 		n.routes = append(n.routes, s.Register)
 	}
-	if p.ingest || p.registry {
-		return n.startArtifacts(ctx, p, versions)
+	if store != nil {
+		n.serveArtifacts(p, store, versions)
 	}
 	return nil
 }
 
-// startArtifacts serves the files of runs and logged models beside ingest, and those of model
-// versions beside the registry.
-func (n *node) startArtifacts(ctx context.Context, p parts, versions *registry.Service) error {
+func (n *node) openArtifacts(ctx context.Context) (*artifacts.Store, error) {
 	url, err := n.options.artifactsURL()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	store, err := artifacts.OpenStore(ctx, url)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	n.onClose(store.Close)
 	n.check("artifacts", store.Ready)
+	return store, nil
+}
+
+// serveArtifacts serves the files of runs and logged models beside ingest, and those of model
+// versions beside the registry.
+func (n *node) serveArtifacts(p parts, store *artifacts.Store, versions *registry.Service) {
 	proxy := artifacts.NewProxy(store, artifactURI(n.log))
 	if p.ingest {
 		n.routes = append(n.routes, proxy.Register, func(e *echo.Echo) { proxy.RegisterLoggedModels(e, modelURI(n.log)) })
@@ -322,7 +332,6 @@ func (n *node) startArtifacts(ctx context.Context, p parts, versions *registry.S
 	if p.registry {
 		n.routes = append(n.routes, func(e *echo.Echo) { proxy.RegisterModelVersions(e, versions.DownloadURI) })
 	}
-	return nil
 }
 
 // modelURI finds the artifacts of a logged model in its first event.
@@ -342,13 +351,13 @@ func modelURI(log *eventlog.Log) func(context.Context, string) (string, error) {
 // artifactURI finds the artifacts of a run in its first event.
 func artifactURI(log *eventlog.Log) func(context.Context, string) (string, error) {
 	return func(ctx context.Context, runID string) (string, error) {
-		if !events.ValidRunID(runID) {
+		created, err := log.Run(ctx, runID)
+		if err != nil {
+			return "", err
+		}
+		if created == nil {
 			return "", mlflow.RunNotFound(runID)
 		}
-		stream, filter := log.RunSubject(events.Any, runID, events.KindMeta)
-		for rec, err := range log.Read(ctx, stream, filter, 1, 0) {
-			return rec.GetRunCreated().GetArtifactUri(), err
-		}
-		return "", mlflow.RunNotFound(runID)
+		return created.GetArtifactUri(), nil
 	}
 }
