@@ -110,7 +110,7 @@ func (s *Service) purgeRun(c echo.Context, p purgeRequest) (removal, eventlog.Po
 	if err != nil {
 		return removal{}, eventlog.Position{}, err
 	}
-	over, err := s.experimentPurged(ctx, events.ExperimentOfRunSubject(subject))
+	over, err := s.experimentOver(ctx, p, events.ExperimentOfRunSubject(subject))
 	if err != nil {
 		return removal{}, eventlog.Position{}, err
 	}
@@ -154,7 +154,7 @@ func (s *Service) purgeModel(c echo.Context, p purgeRequest) (removal, eventlog.
 	if err != nil {
 		return removal{}, eventlog.Position{}, err
 	}
-	over, err := s.experimentPurged(ctx, m.created.GetExperimentId())
+	over, err := s.experimentOver(ctx, p, m.created.GetExperimentId())
 	if err != nil {
 		return removal{}, eventlog.Position{}, err
 	}
@@ -212,10 +212,12 @@ func (s *Service) purgeExperiment(c echo.Context, p purgeRequest) (removal, even
 	return removal{}, pos, err
 }
 
-func (s *Service) experimentPurged(ctx context.Context, id string) (over bool, err error) {
+// experimentOver says whether an experiment is purged, or for a dry request
+// whether it would be before what is in it.
+func (s *Service) experimentOver(ctx context.Context, p purgeRequest, id string) (over bool, err error) {
 	err = s.experiments.read(ctx, func(d *directory) {
 		x, ok := d.byID[id]
-		over = ok && x.purged
+		over = ok && (x.purged || p.dry && p.due("Experiment", x.deleted, x.deletedAt) == nil)
 	})
 	return over, err
 }
