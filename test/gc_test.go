@@ -258,7 +258,7 @@ func files(t *testing.T, dir string) (found []string) {
 // A server that is killed while gc is at work loses nothing else, and the next
 // gc completes what was begun.
 func TestGCIsCompletedAfterAKill(t *testing.T) {
-	const runs, killed = 60, 3
+	const runs, kills = 240, 4
 	dir := t.TempDir()
 	p := up(t, dir)
 	c := p.client(t)
@@ -268,12 +268,19 @@ func TestGCIsCompletedAfterAKill(t *testing.T) {
 	}
 	var kept []string
 	for i := range runs {
-		id := c.fullRun(t, experiment, fmt.Sprint("run ", i))
-		if i%10 == 0 {
-			kept = append(kept, id)
-		} else {
-			c.mustPost(t, "runs/delete", object{"run_id": id})
+		if i%40 == 0 {
+			kept = append(kept, c.fullRun(t, experiment, fmt.Sprint("run ", i)))
+			continue
 		}
+		id, err := c.createRun(t.Context(), experiment, fmt.Sprint("run ", i), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.logMetric(t.Context(), id, metric{Key: "loss", Value: 1, Timestamp: 1}); err != nil {
+			t.Fatal(err)
+		}
+		c.upload(t, experiment+"/"+id+"/artifacts/a.txt", "four")
+		c.mustPost(t, "runs/delete", object{"run_id": id})
 	}
 	left := func(ctx context.Context) (n int) {
 		page, _, err := do[struct {
@@ -288,9 +295,23 @@ func TestGCIsCompletedAfterAKill(t *testing.T) {
 	if due != runs-len(kept) {
 		t.Fatalf("%d candidates, want %d", due, runs-len(kept))
 	}
-	for range killed {
+	store := filepath.Join(dir, "artifacts", experiment)
+	stored := func() int {
+		entries, err := os.ReadDir(store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	broken := 0
+	for range kills {
+		begin := stored()
 		gc := launch(t, "gc", "--server", c.base)
-		eventually(t, startTimeout, func() string { return "gc removes nothing" }, func(ctx context.Context) bool { return left(ctx) < due })
+		for deadline := time.Now().Add(startTimeout); stored() == begin; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("gc removes nothing")
+			}
+		}
 		p.kill(t)
 		status := gc.wait(t, startTimeout)
 		p = up(t, dir)
@@ -300,6 +321,10 @@ func TestGCIsCompletedAfterAKill(t *testing.T) {
 		if due == 0 {
 			break
 		}
+		broken++
+	}
+	if broken == 0 {
+		t.Error("no gc was broken off")
 	}
 	if status, stdout, stderr := c.collect(t); status != 0 {
 		t.Fatalf("the last gc: %d\n%s%s", status, stdout, stderr)
