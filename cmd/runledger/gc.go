@@ -291,7 +291,7 @@ func (g *collection) report() error {
 	case g.dry:
 		lines = append(lines, "Nothing was changed. Run it again without --dry-run to remove this for good: there is no way back.")
 	case len(g.done) > 0:
-		lines = append(lines, "The event log keeps all events, and who removed what: GET /api/v1/audit or the audit table shows it.")
+		lines = append(lines, "The event log keeps all events, and says who removed what.")
 	}
 	if _, err := fmt.Fprintln(g.out, strings.Join(lines, "\n")); err != nil {
 		return err
