@@ -57,6 +57,7 @@ type Service struct {
 	logger  *slog.Logger
 	metrics *metrics
 	lane    *eventlog.Lane
+	tags    []*eventlog.Lane // of logged models, by shard
 	decider decider
 
 	target   uint64 // the log's last sequence at the start
@@ -90,6 +91,9 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	s.alive, s.die = context.WithCancel(ctx)
 	s.decider = decider{Service: s}
 	s.lane = c.Log.NewLane(eventlog.LaneConfig{Stream: events.StreamRegistry, Queue: commandQueue, Reset: s.decider.reset})
+	for _, stream := range c.Log.RunStreams() {
+		s.tags = append(s.tags, c.Log.NewLane(eventlog.LaneConfig{Stream: stream, Queue: commandQueue, Single: true}))
+	}
 	s.followed.Go(func() { s.follow(ctx) })
 	return s, nil
 }
@@ -133,6 +137,9 @@ func check(ctx context.Context, log *eventlog.Log, l *ledger.Ledger) (uint64, er
 // ledger. Requests must have ended before.
 func (s *Service) Close() error {
 	s.lane.Close()
+	for _, lane := range s.tags {
+		lane.Close()
+	}
 	s.stop()
 	s.followed.Wait()
 	return s.ledger.Close()

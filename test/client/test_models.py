@@ -1,5 +1,6 @@
 """Logged models: what log_model and load_model of MLflow 3 rest on."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,26 @@ def test_registered_model(api: Api, client: MlflowClient, classifier: LogisticRe
         assert (mlflow.sklearn.load_model(uri).predict(FEATURES) == LABELS).all()
     copy = client.copy_model_version(f"models:/{name}/1", unique("copy"))
     assert client.get_model_version_download_uri(copy.name, copy.version) == location
+
+
+def test_versions_are_listed_on_the_model(
+    client: MlflowClient, classifier: LogisticRegression, experiment: str, model: str
+) -> None:
+    def listed(model_id: str) -> Any:
+        tag = client.get_logged_model(model_id).tags["mlflow.modelVersions"]
+        [found] = [m for m in client.search_logged_models([experiment]) if m.model_id == model_id]
+        assert found.tags["mlflow.modelVersions"] == tag
+        return json.loads(tag)
+
+    by_hand = client.create_logged_model(experiment).model_id
+    for _ in range(2):
+        client.create_model_version(model, f"models:/{by_hand}", model_id=by_hand)
+    assert listed(by_hand) == [{"name": model, "version": 1}, {"name": model, "version": 2}]
+    name = unique("registered")
+    with mlflow.start_run():
+        fluent = log(classifier, registered_model_name=name).model_id
+    # The server says it with a number, the client once more with a text.
+    assert listed(fluent) == [{"name": name, "version": 1}, {"name": name, "version": "1"}]
 
 
 @pytest.mark.runledger
