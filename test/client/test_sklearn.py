@@ -137,8 +137,12 @@ def test_autolog(client: MlflowClient, experiment: str) -> None:
     assert score in run.data.metrics.values()
     files = {f.path for f in client.list_artifacts(run.info.run_id)}
     assert "training_confusion_matrix.png" in files
-    [data] = linked(client, run.info.run_id).inputs.dataset_inputs
-    assert [t.value for t in data.tags] == ["train"]
+    logged = linked(client, run.info.run_id)
+    [data] = logged.inputs.dataset_inputs
+    assert (data.dataset.source_type, [t.value for t in data.tags]) == ("code", ["train"])
+    if not OLD_CLIENT:
+        [output] = logged.outputs.model_outputs
+        assert client.get_logged_model(output.model_id).params["C"] == "0.5"
     loaded = mlflow.sklearn.load_model(f"runs:/{run.info.run_id}/model")
     assert (loaded.predict(FEATURES) == model.predict(FEATURES)).all()
 
