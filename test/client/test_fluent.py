@@ -326,8 +326,8 @@ def test_metrics_of_a_model_on_a_data_set(client: MlflowClient, experiment: str)
     ]
     found = mlflow.search_logged_models(
         [experiment],
-        filter_string="metrics.accuracy > 0.5 AND status = 'READY'",
-        datasets=[{"dataset_name": "held-out"}],
+        filter_string="metrics.accuracy > 0.5",
+        datasets=[{"dataset_name": "held-out", "dataset_digest": data.digest}],
         output_format="list",
     )
     assert [(m.name, m.params) for m in found] == [("good", {"kind": "good"})]

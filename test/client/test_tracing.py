@@ -29,6 +29,7 @@ print(run.info.run_id)
 """
 
 
+@pytest.mark.runledger
 @client_3("tracing")
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("background", ["true", "false"])
