@@ -59,6 +59,7 @@ type Service struct {
 	logger  *slog.Logger
 	metrics *metrics
 	lane    *eventlog.Lane
+	tags    []*eventlog.Lane // of logged models, by shard
 	decider decider
 
 	webhooks *webhooks.Dispatcher
@@ -100,6 +101,9 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	s.alive, s.die = context.WithCancel(ctx)
 	s.decider = decider{Service: s}
 	s.lane = c.Log.NewLane(eventlog.LaneConfig{Stream: events.StreamRegistry, Queue: commandQueue, Reset: s.decider.reset})
+	for _, stream := range c.Log.RunStreams() {
+		s.tags = append(s.tags, c.Log.NewLane(eventlog.LaneConfig{Stream: stream, Queue: commandQueue, Single: true}))
+	}
 	s.followed.Go(func() { s.follow(ctx) })
 	s.followed.Go(func() { s.webhooks.Run(s.alive) })
 	return s, nil
@@ -144,6 +148,9 @@ func check(ctx context.Context, log *eventlog.Log, l *ledger.Ledger) (uint64, er
 // ledger. Requests must have ended before.
 func (s *Service) Close() error {
 	s.lane.Close()
+	for _, lane := range s.tags {
+		lane.Close()
+	}
 	s.stop()
 	s.followed.Wait()
 	return s.ledger.Close()
