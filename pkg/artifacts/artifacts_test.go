@@ -196,7 +196,7 @@ func testTraversal(t *testing.T, server *httptest.Server) {
 func TestBrokenUploadLeavesNothing(t *testing.T) {
 	_, store := serve(t)
 	broken := errors.New("connection reset")
-	if _, err := store.Write(t.Context(), "1/r/artifacts/f", failingAfter("half", broken)); !errors.Is(err, broken) {
+	if err := store.Write(t.Context(), "1/r/artifacts/f", failingAfter("half", broken), unrecorded); !errors.Is(err, broken) {
 		t.Fatalf("got %v", err)
 	}
 	files, err := store.List(t.Context(), "1/r/artifacts")
@@ -367,10 +367,10 @@ func TestUnfinishedUploadIsNotListed(t *testing.T) {
 		// What a kill at this moment would leave.
 		return 0, errors.Join(killed, os.Link(filepath.Join(dir, files[0].Name()), filepath.Join(dir, "a.txt.18ea96dd3f37df70.tmp")))
 	}))
-	if _, err := store.Write(t.Context(), "a.txt", read); !errors.Is(err, killed) {
+	if err := store.Write(t.Context(), "a.txt", read, unrecorded); !errors.Is(err, killed) {
 		t.Fatal(err)
 	}
-	if _, err := store.Write(t.Context(), "b.tmp", strings.NewReader("whole")); err != nil {
+	if err := store.Write(t.Context(), "b.tmp", strings.NewReader("whole"), unrecorded); err != nil {
 		t.Fatal(err)
 	}
 	files, err := store.List(t.Context(), "")

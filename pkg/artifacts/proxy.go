@@ -167,11 +167,7 @@ func (p *Proxy) upload(c echo.Context) error {
 
 // write stores an artifact, and records it.
 func (p *Proxy) write(c echo.Context, name string, r io.Reader) error {
-	written, err := p.store.Write(c.Request().Context(), name, r)
-	if err != nil {
-		return err
-	}
-	return p.recordUpload(c, name, written)
+	return p.store.Write(c.Request().Context(), name, r, func(w Written) error { return p.recordUpload(c, name, w) })
 }
 
 func (p *Proxy) download(c echo.Context) error {
@@ -265,9 +261,7 @@ func (p *Proxy) remove(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	deleted, err := p.store.Delete(c.Request().Context(), name)
-	// What is gone is recorded also when the rest is not.
-	if err := errors.Join(err, p.recordDeletion(c, deleted)); err != nil {
+	if err := p.store.Delete(c.Request().Context(), name, func(names []string) error { return p.recordDeletion(c, names) }); err != nil {
 		return err
 	}
 	return mlflow.WriteJSON(c.Response(), mlflow.Empty{})
