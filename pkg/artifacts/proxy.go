@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"mime"
 	"net/http"
 	"path"
 	"strings"
@@ -47,7 +46,8 @@ func (p *Proxy) Register(e *echo.Echo) {
 	}
 	e.GET("/get-artifact", p.downloadRun)
 	e.POST("/ajax-api/2.0/mlflow/upload-artifact", p.uploadRun)
-	p.registerUnsupported(e)
+	p.registerMultipart(e)
+	p.registerPresigned(e)
 }
 
 // RegisterModelVersions adds the route that serves the files of model versions
@@ -250,7 +250,7 @@ func (p *Proxy) send(c echo.Context, name string) error {
 	defer func() { _ = r.Close() }() // read only: nothing to lose
 	h := c.Response().Header()
 	h.Set(echo.HeaderContentType, ContentType(name))
-	h.Set(echo.HeaderContentDisposition, mime.FormatMediaType("attachment", map[string]string{"filename": path.Base(name)}))
+	h.Set(echo.HeaderContentDisposition, disposition(name))
 	h.Set(echo.HeaderXContentTypeOptions, "nosniff")
 	http.ServeContent(c.Response(), c.Request(), "", r.ModTime, r)
 	return nil
