@@ -16,29 +16,30 @@ import (
 // in MLflow's words, after which clients send and get whole files.
 func (p *Proxy) registerMultipart(e *echo.Echo) {
 	for _, api := range []string{"/api/2.0", "/ajax-api/2.0"} {
+		e.POST(api+mpuPath+"create", p.createMultipart)
 		e.POST(api+mpuPath+"create/*", p.createMultipart)
 		e.POST(api+mpuPath+"complete/*", p.completeMultipart)
 		e.POST(api+mpuPath+"abort/*", p.abortMultipart)
-		e.GET(api+presignedPath+"*", p.presigned)
+		e.GET(api+presignedPath+"/*", p.presigned)
 	}
 }
 
 const (
 	mpuPath       = "/mlflow-artifacts/mpu/"
-	presignedPath = "/mlflow-artifacts/presigned/"
+	presignedPath = "/mlflow-artifacts/presigned"
 )
 
 // below returns the path in the store that a request's path names after a route.
 func below(c echo.Context, route string) (string, error) {
 	_, rest, _ := strings.Cut(c.Request().URL.Path, route)
-	return cleanPath(rest)
+	return cleanPath(strings.TrimPrefix(rest, "/"))
 }
 
 // multipart decodes a request about a file in the directory that the path of an
 // action names. local is the file's path at the client, of which the last element
 // counts.
 func multipart[T any, P mlflow.Request[T]](c echo.Context, action string, local func(*T) string) (req *T, name string, err error) {
-	dir, err := below(c, mpuPath+action+"/")
+	dir, err := below(c, mpuPath+action)
 	if err != nil {
 		return nil, "", err
 	}
@@ -69,6 +70,11 @@ func (p *Proxy) createMultipart(c echo.Context) error {
 	req, name, err := multipart(c, "create", func(r *mlflow.CreateMultipartUpload) string { return r.Path })
 	if err != nil {
 		return err
+	}
+	// Clients before MLflow 2.10 leave out whose file it is, and would write over
+	// each other's: these send it whole, to where it belongs.
+	if PlaceOf(name).Owner() == "" {
+		return notSupported(multipartUpload)
 	}
 	id, urls, err := p.store.CreateUpload(c.Request().Context(), name, req.NumParts)
 	if err != nil {

@@ -152,6 +152,14 @@ func TestMultipartUpload(t *testing.T) {
 		}
 		take("aborted")
 	})
+	t.Run("whose file it is is not said", func(t *testing.T) {
+		for _, dir := range []string{"", "/", "/weights"} {
+			status, body, _ := call(t, "POST", server.URL+"/api/2.0/mlflow-artifacts/mpu/create"+dir, `{"path":"f","num_parts":1}`, "Content-Type", "application/json")
+			if status != http.StatusNotImplemented || !strings.Contains(body, "Multipart upload is not supported for the current artifact repository") {
+				t.Errorf("%q: %d %s", dir, status, body)
+			}
+		}
+	})
 	t.Run("refused", func(t *testing.T) {
 		m.create(name, 2)
 		m.put("one", "two")
@@ -176,18 +184,18 @@ func TestMultipartUpload(t *testing.T) {
 func TestMultipartUploadIsDeletedBeforeItIsRecorded(t *testing.T) {
 	url := s3URL(t)
 	server, store := serveStore(t, url)
-	m := &mpu{t: t, base: server.URL, dir: "d"}
+	m := &mpu{t: t, base: server.URL, dir: "1/" + someRun + "/artifacts/d"}
 	m.create("f", 1)
 	m.put("x")
 	id, parts := m.id, []artifacts.Part{{Number: 1, ETag: m.parts[0]["etag"].(string)}}
 	away := errors.New("the log is away")
-	if err := store.CompleteUpload(t.Context(), "d/f", id, parts, func(artifacts.Written) error { return away }); !errors.Is(err, away) {
+	if err := store.CompleteUpload(t.Context(), m.dir+"/f", id, parts, func(artifacts.Written) error { return away }); !errors.Is(err, away) {
 		t.Fatal(err)
 	}
-	if err := store.Delete(t.Context(), "d/f", func([]string) error { return nil }); err != nil {
+	if err := store.Delete(t.Context(), m.dir+"/f", func([]string) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
-	err := store.CompleteUpload(t.Context(), "d/f", id, parts, func(artifacts.Written) error { t.Error("recorded"); return nil })
+	err := store.CompleteUpload(t.Context(), m.dir+"/f", id, parts, func(artifacts.Written) error { t.Error("recorded"); return nil })
 	if apierr.CodeOf(err) != apierr.ResourceDoesNotExist {
 		t.Errorf("complete what was deleted: %v", err)
 	}

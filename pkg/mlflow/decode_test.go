@@ -340,6 +340,7 @@ func requests() []message {
 	return []message{
 		&CreateExperiment{}, &GetExperiment{}, &GetExperimentByName{}, &SearchExperiments{}, &DeleteExperiment{},
 		&RestoreExperiment{}, &UpdateExperiment{}, &SetExperimentTag{}, &DeleteExperimentTag{},
+		&CreateMultipartUpload{}, &CompleteMultipartUpload{}, &AbortMultipartUpload{},
 		&CreateRun{}, &GetRun{}, &UpdateRun{}, &DeleteRun{}, &RestoreRun{}, &LogMetric{}, &LogParam{}, &SetTag{},
 		&DeleteTag{}, &LogBatch{}, &SearchRuns{}, &GetMetricHistory{}, &ListArtifacts{},
 		&CreateRegisteredModel{}, &RenameRegisteredModel{}, &UpdateRegisteredModel{}, &DeleteRegisteredModel{},

@@ -41,6 +41,7 @@ class Runledger:
     """A `runledger up` of our own on one data directory."""
 
     data: Path
+    flags: tuple[str, ...] = ()
     uri: str = ""
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
@@ -52,7 +53,7 @@ class Runledger:
         binary = os.environ.get("RUNLEDGER_BIN", str(REPOSITORY / "bin" / "runledger"))
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [binary, "up", "--data", str(self.data), "--listen", "127.0.0.1:0"],
+                [binary, "up", "--data", str(self.data), "--listen", "127.0.0.1:0", *self.flags],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
