@@ -67,15 +67,25 @@ func (p *Proxy) recordUpload(c echo.Context, name string, w Written) error {
 	}}})
 }
 
-// recordDeletion records which artifacts go, in one event for each owner.
+// recordDeletion records which artifacts go.
 func (p *Proxy) recordDeletion(c echo.Context, names []string) error {
-	for len(names) > 0 && p.record != nil {
+	if p.record == nil {
+		return nil
+	}
+	return eachDeletion(names, func(at Place, e *events.Event) error { return p.record(c, at, e) })
+}
+
+// eachDeletion calls record with the events of a deletion: one for each owner,
+// or a few where the names are many.
+func eachDeletion(names []string, record func(at Place, e *events.Event) error) error {
+	for len(names) > 0 {
 		at := PlaceOf(names[0])
-		n := 1
-		for n < len(names) && PlaceOf(names[n]).Owner() == at.Owner() {
+		n, size := 0, 0
+		for n < len(names) && size < maxDeletedBytes && PlaceOf(names[n]).Owner() == at.Owner() {
+			size += len(names[n])
 			n++
 		}
-		err := p.record(c, at, &events.Event{Data: &events.Event_ArtifactsDeleted{ArtifactsDeleted: &events.ArtifactsDeleted{
+		err := record(at, &events.Event{Data: &events.Event_ArtifactsDeleted{ArtifactsDeleted: &events.ArtifactsDeleted{
 			RunId: at.RunID, ModelId: at.ModelID, Paths: names[:n],
 		}}})
 		if err != nil {

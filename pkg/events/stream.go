@@ -144,6 +144,9 @@ func ModelSubject(name string) string {
 	return "registry." + hex.EncodeToString(sum[:16])
 }
 
+// WebhookSubject returns the subject of a webhook, registry.webhook-<id>.
+func WebhookSubject(id string) string { return "registry.webhook-" + id }
+
 // StreamOptions are what differs between deployments.
 type StreamOptions struct {
 	Shards   int   // number of run shards, 1 to MaxShards; fixed once created

@@ -348,6 +348,7 @@ func requests() []message {
 		&DeleteRegisteredModelTag{}, &SetAlias{}, &DeleteAlias{}, &GetByAlias{}, &CreateModelVersion{},
 		&UpdateModelVersion{}, &TransitionStage{}, &DeleteModelVersion{}, &GetModelVersion{}, &SearchModelVersions{},
 		&GetDownloadURI{}, &SetModelVersionTag{}, &DeleteModelVersionTag{},
+		&CreateWebhook{}, &UpdateWebhook{}, &ListWebhooks{}, &TestWebhook{},
 	}
 }
 
@@ -373,6 +374,12 @@ func TestFieldsFillEveryMember(t *testing.T) {
 				b.WriteString(`[{"key":"k","value":"v"}]`)
 			case *[]Metric:
 				b.WriteString(`[{"key":"k","value":1,"timestamp":1}]`)
+			case objects[WebhookEvent, *WebhookEvent]:
+				b.WriteString(`[{"entity":"e","action":"a"}]`)
+			case objects[MultipartUploadPart, *MultipartUploadPart]:
+				b.WriteString(`[{"part_number":1,"etag":"x"}]`)
+			case optionalObject[WebhookEvent, *WebhookEvent]:
+				b.WriteString(`{"entity":"e","action":"a"}`)
 			default:
 				b.WriteString("1")
 			}

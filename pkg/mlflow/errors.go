@@ -158,6 +158,11 @@ func ArchiveFromInactiveStage(stage string) *apierr.Error {
 		"is not an Active stage. Valid stages are ['Staging', 'Production']", stage)
 }
 
+// WebhookNotFound says that there is no such webhook.
+func WebhookNotFound(id string) *apierr.Error {
+	return apierr.Errorf(apierr.ResourceDoesNotExist, "Webhook with ID %s not found.", clip(id))
+}
+
 // LoggedModelNotFound says that there is no such logged model.
 func LoggedModelNotFound(id string) *apierr.Error {
 	return apierr.Errorf(apierr.ResourceDoesNotExist, "Logged model with ID '%s' not found.", clip(id))

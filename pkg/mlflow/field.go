@@ -380,6 +380,26 @@ func (o object[T, P]) read(d *decoder, path string) error {
 	return settle(fields)
 }
 
+// optionalObject is one message that may be absent, which is nil.
+type optionalObject[T any, P interface {
+	*T
+	message
+}] struct{ dst **T }
+
+func optional[T any, P interface {
+	*T
+	message
+}](dst **T) nested {
+	return optionalObject[T, P]{dst}
+}
+
+func (o optionalObject[T, P]) clear() { *o.dst = nil }
+
+func (o optionalObject[T, P]) read(d *decoder, path string) error {
+	*o.dst = new(T)
+	return object[T, P]{*o.dst}.read(d, path)
+}
+
 // objects is a list of messages.
 type objects[T any, P interface {
 	*T

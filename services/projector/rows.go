@@ -41,6 +41,10 @@ func tablesOf(stream string) []tableName {
 	}
 }
 
+// tablesOfRuns are the tables from which the rows of a purged run are deleted:
+// all that have any, but runs, which keeps a tombstone, and audit.
+var tablesOfRuns = []tableName{tableAttributes, tableLatest, tableMetrics, tableDatasets, tableRunModels, tableModelMetrics}
+
 func lowCardinality() *proto.ColLowCardinality[string] { return new(proto.ColStr).LowCardinality() }
 
 // metricRows are rows of metrics, kept between batches for their memory.

@@ -115,6 +115,7 @@ func (s *Service) Register(e *echo.Echo) {
 	e.GET("/api/v1/audit", s.audit)
 	e.GET("/api/v1/audit/counts", s.countAudit)
 	e.GET("/api/v1/artifacts", s.listArtifacts)
+	e.GET("/api/v1/gc/candidates", s.candidates)
 }
 
 // Ready reports whether both the log and ClickHouse answer.

@@ -1,5 +1,6 @@
 """Logged models: what log_model and load_model of MLflow 3 rest on."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,11 +34,13 @@ def active_experiment(experiment: str) -> Iterator[str]:
     yield experiment
     while mlflow.active_run():
         mlflow.end_run()
-    mlflow.sklearn.autolog(disable=True)
 
 
 def log(classifier: LogisticRegression, **more: object) -> "mlflow.models.model.ModelInfo":
-    return mlflow.sklearn.log_model(classifier, name="digits", **more)
+    # Requirements that are not given are inferred, which takes seconds.
+    return mlflow.sklearn.log_model(
+        classifier, name="digits", pip_requirements=["scikit-learn"], **more
+    )
 
 
 def test_log_and_load(
@@ -98,6 +101,26 @@ def test_registered_model(api: Api, client: MlflowClient, classifier: LogisticRe
     assert client.get_model_version_download_uri(copy.name, copy.version) == location
 
 
+def test_versions_are_listed_on_the_model(
+    client: MlflowClient, classifier: LogisticRegression, experiment: str, model: str
+) -> None:
+    def listed(model_id: str) -> Any:
+        tag = client.get_logged_model(model_id).tags["mlflow.modelVersions"]
+        [found] = [m for m in client.search_logged_models([experiment]) if m.model_id == model_id]
+        assert found.tags["mlflow.modelVersions"] == tag
+        return json.loads(tag)
+
+    by_hand = client.create_logged_model(experiment).model_id
+    for _ in range(2):
+        client.create_model_version(model, f"models:/{by_hand}", model_id=by_hand)
+    assert listed(by_hand) == [{"name": model, "version": 1}, {"name": model, "version": 2}]
+    name = unique("registered")
+    with mlflow.start_run():
+        fluent = log(classifier, registered_model_name=name).model_id
+    # The server says it with a number, the client once more with a text.
+    assert listed(fluent) == [{"name": name, "version": 1}, {"name": name, "version": "1"}]
+
+
 @pytest.mark.runledger
 def test_register_checks_the_model(
     api: Api, client: MlflowClient, model: str, experiment: str
@@ -145,20 +168,6 @@ def test_points_sent_again_change_nothing(
         assert {m.run_id for m in metrics} == {run.info.run_id}
         assert {m.model_id for m in metrics} == {info.model_id}
     assert client.get_run(run.info.run_id).data.metrics["loss"] == 0.25
-
-
-def test_autolog(client: MlflowClient) -> None:
-    mlflow.sklearn.autolog()
-    with mlflow.start_run() as run:
-        LogisticRegression(C=0.5).fit(FEATURES, LABELS)
-    logged = linked(client, run.info.run_id)
-    assert logged.data.params["C"] == "0.5"
-    assert "training_accuracy_score" in logged.data.metrics
-    assert [i.dataset.source_type for i in logged.inputs.dataset_inputs] == ["code"]
-    model_id = logged.outputs.model_outputs[0].model_id
-    model = client.get_logged_model(model_id)
-    assert model.params["C"] == "0.5"
-    assert (mlflow.sklearn.load_model(f"models:/{model_id}").predict(FEATURES) == LABELS).all()
 
 
 @covers("logged-model-metrics")

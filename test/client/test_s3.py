@@ -31,7 +31,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         url = store.stdout.readline().decode().strip()
         os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
         before = mlflow.get_tracking_uri()
-        own = Runledger(tmp_path_factory.mktemp("server") / "data", flags=("--artifacts", url))
+        own = Runledger(tmp_path_factory.mktemp("server") / "data", options=("--artifacts", url))
         own.start()
         mlflow.set_tracking_uri(own.uri)
         yield own.uri
