@@ -36,7 +36,7 @@ func (o *options) register(cmd *cobra.Command, defaultListen string) {
 	f.StringVar(&o.listen, "listen", defaultListen, "address to answer HTTP on; port 0 chooses a free one")
 	f.StringVar(&o.natsURL, "nats-url", "", "NATS server to use, for example nats://host:4222 (up: default is one in this process)")
 	f.StringVar(&o.clickhouseURL, "clickhouse-url", "", "ClickHouse server to use, for example clickhouse://user:password@host:9000/database (up: default is one in a child process)")
-	f.StringVar(&o.artifacts, "artifacts", "", "where artifacts are kept: a directory, file:///path or s3://bucket?region=… (default: artifacts in the data directory)")
+	f.StringVar(&o.artifacts, "artifacts", "", "where artifacts are kept: a directory, file:///path or s3://bucket?region=… (up: default is artifacts in the data directory)")
 	f.IntVar(&o.shards, "shards", 0, "run streams of a new event log (default 4); an existing log keeps its number")
 	f.IntVar(&o.replicas, "replicas", 1, "copies of each stream, for a NATS cluster")
 	f.Int64Var(&o.logMaxBytes, "log-max-bytes", 0, "size at which each stream refuses writes, in bytes (default: no limit)")

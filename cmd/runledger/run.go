@@ -48,6 +48,8 @@ type parts struct{ ingest, projector, query, registry bool }
 
 func (p parts) usesClickHouse() bool { return p.projector || p.query }
 
+func (p parts) usesArtifacts() bool { return p.ingest || p.registry }
+
 func (p parts) names() string {
 	var names []string
 	for _, part := range []struct {
@@ -82,6 +84,11 @@ func serviceCommand(p parts, name, short string) *cobra.Command {
 		Short: short,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// A directory of its own would hide the files from the other services.
+			if p.usesArtifacts() && o.artifacts == "" {
+				return errors.New("--artifacts is missing: name the store that ingest and registry share, " +
+					"for example --artifacts 's3://bucket?region=…', or a directory that all of them see")
+			}
 			return run(cmd.Context(), o, p, false, cmd.OutOrStdout())
 		},
 	}
@@ -277,7 +284,7 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		n.routes = append(n.routes, s.Register)
 	}
 	var store *artifacts.Store
-	if p.ingest || p.registry {
+	if p.usesArtifacts() {
 		var err error
 		if store, err = n.openArtifacts(ctx); err != nil {
 			return err

@@ -196,7 +196,7 @@ func testTraversal(t *testing.T, server *httptest.Server) {
 func TestBrokenUploadLeavesNothing(t *testing.T) {
 	_, store := serve(t)
 	broken := errors.New("connection reset")
-	if _, err := store.Write(t.Context(), "1/r/artifacts/f", failingAfter("half", broken)); !errors.Is(err, broken) {
+	if err := store.Write(t.Context(), "1/r/artifacts/f", failingAfter("half", broken), unrecorded); !errors.Is(err, broken) {
 		t.Fatalf("got %v", err)
 	}
 	files, err := store.List(t.Context(), "1/r/artifacts")
@@ -274,9 +274,15 @@ func TestUnsupported(t *testing.T) {
 		code, message      string
 	}{
 		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{"path":"f","num_parts":2}`, 501, notImplemented, "Multipart upload is not supported for the current artifact repository"},
-		{"POST", "2.0/mlflow-artifacts/mpu/complete/1/r1/artifacts", `{}`, 501, notImplemented, "Multipart upload is not supported for the current artifact repository"},
-		{"POST", "2.0/mlflow-artifacts/mpu/abort/1/r1/artifacts", `{}`, 501, notImplemented, "Multipart upload is not supported for the current artifact repository"},
+		{"POST", "2.0/mlflow-artifacts/mpu/complete/1/r1/artifacts", `{"path":"f","parts":[{"part_number":0}]}`, 501, notImplemented, "Multipart upload is not supported for the current artifact repository"},
+		{"POST", "2.0/mlflow-artifacts/mpu/abort/1/r1/artifacts", `{"path":"f"}`, 501, notImplemented, "Multipart upload is not supported for the current artifact repository"},
 		{"POST", "2.0/mlflow-artifacts/mpu/create/%2e%2e/x", `{}`, 400, invalid, "Invalid path"},
+		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{"path":"a/.."}`, 400, invalid, "Invalid path"},
+		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{"path":"a/"}`, 400, invalid, "Invalid path"},
+		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{"path":"%2e%2e%2fx"}`, 400, invalid, "Invalid path"},
+		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{}`, 400, invalid, "Missing value for required parameter 'path'." + missingIn},
+		{"POST", "2.0/mlflow-artifacts/mpu/complete/1/r1/artifacts", `{"path":"f"}`, 400, invalid, "Missing value for required parameter 'parts'." + missingIn},
+		{"POST", "2.0/mlflow-artifacts/mpu/abort/1/r1/artifacts", `{}`, 400, invalid, "Missing value for required parameter 'path'." + missingIn},
 		{"GET", "2.0/mlflow-artifacts/presigned/1/r1/artifacts/f", "", 501, notImplemented, "Multipart download is not supported for the current artifact repository"},
 		{"GET", "2.0/mlflow-artifacts/presigned/%252e%252e/f", "", 400, invalid, "Invalid path"},
 		{"POST", "2.0/mlflow/artifacts/presigned-upload-url", `{"run_id":"r1","path":"f"}`, 400, invalid, "Presigned upload is not supported for proxied artifact storage (artifact URI scheme: mlflow-artifacts). This endpoint requires a direct cloud storage artifact URI."},
@@ -367,10 +373,10 @@ func TestUnfinishedUploadIsNotListed(t *testing.T) {
 		// What a kill at this moment would leave.
 		return 0, errors.Join(killed, os.Link(filepath.Join(dir, files[0].Name()), filepath.Join(dir, "a.txt.18ea96dd3f37df70.tmp")))
 	}))
-	if _, err := store.Write(t.Context(), "a.txt", read); !errors.Is(err, killed) {
+	if err := store.Write(t.Context(), "a.txt", read, unrecorded); !errors.Is(err, killed) {
 		t.Fatal(err)
 	}
-	if _, err := store.Write(t.Context(), "b.tmp", strings.NewReader("whole")); err != nil {
+	if err := store.Write(t.Context(), "b.tmp", strings.NewReader("whole"), unrecorded); err != nil {
 		t.Fatal(err)
 	}
 	files, err := store.List(t.Context(), "")

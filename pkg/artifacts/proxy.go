@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"mime"
 	"net/http"
 	"path"
 	"strings"
@@ -47,7 +46,8 @@ func (p *Proxy) Register(e *echo.Echo) {
 	}
 	e.GET("/get-artifact", p.downloadRun)
 	e.POST("/ajax-api/2.0/mlflow/upload-artifact", p.uploadRun)
-	p.registerUnsupported(e)
+	p.registerMultipart(e)
+	p.registerPresigned(e)
 }
 
 // RegisterModelVersions adds the route that serves the files of model versions
@@ -167,11 +167,7 @@ func (p *Proxy) upload(c echo.Context) error {
 
 // write stores an artifact, and records it.
 func (p *Proxy) write(c echo.Context, name string, r io.Reader) error {
-	written, err := p.store.Write(c.Request().Context(), name, r)
-	if err != nil {
-		return err
-	}
-	return p.recordUpload(c, name, written)
+	return p.store.Write(c.Request().Context(), name, r, func(w Written) error { return p.recordUpload(c, name, w) })
 }
 
 func (p *Proxy) download(c echo.Context) error {
@@ -254,7 +250,7 @@ func (p *Proxy) send(c echo.Context, name string) error {
 	defer func() { _ = r.Close() }() // read only: nothing to lose
 	h := c.Response().Header()
 	h.Set(echo.HeaderContentType, ContentType(name))
-	h.Set(echo.HeaderContentDisposition, mime.FormatMediaType("attachment", map[string]string{"filename": path.Base(name)}))
+	h.Set(echo.HeaderContentDisposition, disposition(name))
 	h.Set(echo.HeaderXContentTypeOptions, "nosniff")
 	http.ServeContent(c.Response(), c.Request(), "", r.ModTime, r)
 	return nil
@@ -265,9 +261,7 @@ func (p *Proxy) remove(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	deleted, err := p.store.Delete(c.Request().Context(), name)
-	// What is gone is recorded also when the rest is not.
-	if err := errors.Join(err, p.recordDeletion(c, deleted)); err != nil {
+	if err := p.store.Delete(c.Request().Context(), name, func(names []string) error { return p.recordDeletion(c, names) }); err != nil {
 		return err
 	}
 	return mlflow.WriteJSON(c.Response(), mlflow.Empty{})

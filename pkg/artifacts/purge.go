@@ -43,7 +43,7 @@ func (s *Store) Purge(ctx context.Context, uri, id string, dry bool, record func
 			return err
 		}
 		for _, name := range found {
-			if _, err := s.remove(ctx, name); err != nil {
+			if err := s.remove(ctx, name); err != nil {
 				return err
 			}
 		}
@@ -84,7 +84,7 @@ func (s *Store) Purge(ctx context.Context, uri, id string, dry bool, record func
 	}
 	slices.SortFunc(dirs, func(a, b string) int { return len(b) - len(a) })
 	for _, name := range dirs {
-		if _, err := s.remove(ctx, name); err != nil {
+		if err := s.remove(ctx, name); err != nil {
 			return files, bytes, false, err
 		}
 	}

@@ -29,7 +29,7 @@ func TestPurge(t *testing.T) {
 			defer func() { _ = store.Close() }()
 			// Beside what goes there are names that begin like it.
 			for _, path := range []string{"1/r1/artifacts/a", "1/r1/artifacts/deep/er/b", "1/r10/artifacts/a", "1/r1/artifacts2/a", "1/r2/artifacts/a"} {
-				if _, err := store.Write(t.Context(), path, strings.NewReader("four")); err != nil {
+				if err := store.Write(t.Context(), path, strings.NewReader("four"), unrecorded); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -11,7 +11,9 @@ import (
 )
 
 // Record appends an event about artifacts to the log, on behalf of a request,
-// before the request is answered. Its error is the request's.
+// before the request is answered: of an upload when the bytes are in the store,
+// of a deletion before they are removed, so that a request that is repeated
+// after an error makes up for what is missing. Its error is the request's.
 type Record func(c echo.Context, at Place, e *events.Event) error
 
 // Place is whose an artifact is, by its path: "<experiment>/<run>/artifacts/…"
@@ -52,9 +54,6 @@ func PlaceOf(name string) Place {
 	return place
 }
 
-// maxDeletedBytes bounds the paths in one event, in bytes.
-const maxDeletedBytes = 256 << 10
-
 // recordUpload records what was written, and says it in the answer's header
 // Repr-Digest (RFC 9530).
 func (p *Proxy) recordUpload(c echo.Context, name string, w Written) error {
@@ -68,8 +67,7 @@ func (p *Proxy) recordUpload(c echo.Context, name string, w Written) error {
 	}}})
 }
 
-// recordDeletion records which artifacts are gone: in one event for those of one
-// owner, or in a few when they are many.
+// recordDeletion records which artifacts go.
 func (p *Proxy) recordDeletion(c echo.Context, names []string) error {
 	if p.record == nil {
 		return nil
@@ -77,6 +75,8 @@ func (p *Proxy) recordDeletion(c echo.Context, names []string) error {
 	return eachDeletion(names, func(at Place, e *events.Event) error { return p.record(c, at, e) })
 }
 
+// eachDeletion calls record with the events of a deletion: one for each owner,
+// or a few where the names are many.
 func eachDeletion(names []string, record func(at Place, e *events.Event) error) error {
 	for len(names) > 0 {
 		at := PlaceOf(names[0])

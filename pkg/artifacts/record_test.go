@@ -6,9 +6,13 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -41,6 +45,8 @@ func TestPlaceOf(t *testing.T) {
 		}
 	}
 }
+
+func unrecorded(artifacts.Written) error { return nil }
 
 // The log is told of every byte that is kept and every file that goes, before
 // the client is.
@@ -83,6 +89,12 @@ func TestChangesAreRecorded(t *testing.T) {
 			if status, body, header := call(t, "PUT", server.URL+root+"d.txt", "x"); status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" {
 				t.Errorf("an upload that was not recorded: %d %s", status, body)
 			}
+			if status, body, _ := call(t, "DELETE", server.URL+root+"d.txt", ""); status != http.StatusServiceUnavailable {
+				t.Errorf("a deletion that was not recorded: %d %s", status, body)
+			}
+			if status, _, _ := call(t, "GET", server.URL+root+"d.txt", ""); status != http.StatusOK {
+				t.Errorf("was deleted, though that was refused: %d", status)
+			}
 		})
 	}
 }
@@ -99,11 +111,71 @@ func TestManyDeletionsAreAFewEvents(t *testing.T) {
 	const files = 2000
 	dir := "1/" + someRun + "/artifacts/" + strings.Repeat("d", 200)
 	for i := range files {
-		if _, err := store.Write(t.Context(), fmt.Sprintf("%s/%d", dir, i), strings.NewReader("")); err != nil {
+		if err := store.Write(t.Context(), fmt.Sprintf("%s/%d", dir, i), strings.NewReader(""), unrecorded); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if status, body, _ := call(t, "DELETE", server.URL+"/api/2.0/mlflow-artifacts/artifacts/"+dir, ""); status != 200 || paths != files || batches != 2 {
 		t.Errorf("%d %s: %d paths in %d events, want %d in 2", status, body, paths, batches, files)
+	}
+}
+
+// Of uploads to one path at once, the one that is recorded last is the one that
+// stays.
+func TestUploadsAtOnce(t *testing.T) {
+	var mu sync.Mutex
+	var last string
+	server, _ := serveRecorded(t, "file://"+t.TempDir()+"?metadata=skip&no_tmp_dir=true", func(_ echo.Context, _ artifacts.Place, e *events.Event) error {
+		mu.Lock()
+		defer mu.Unlock()
+		last = hex.EncodeToString(e.GetArtifactUploaded().GetSha256())
+		return nil
+	})
+	url := server.URL + "/api/2.0/mlflow-artifacts/artifacts/f"
+	for range 20 {
+		var group sync.WaitGroup
+		for i := range 8 {
+			group.Go(func() { call(t, "PUT", url, fmt.Sprint("content ", i)) })
+		}
+		group.Wait()
+		_, stays, _ := call(t, "GET", url, "")
+		if digest := sha256.Sum256([]byte(stays)); last != hex.EncodeToString(digest[:]) {
+			t.Fatalf("recorded %s last, and %q stays", last, stays)
+		}
+	}
+}
+
+func TestAbandonedUploadsAreRemoved(t *testing.T) {
+	dir := t.TempDir()
+	for name, age := range map[string]time.Duration{
+		"f.18ea96dd3f37df70.tmp": 2 * time.Hour,
+		"g.18ea96dd3f37df70.tmp": 0, // somebody may be writing it
+		"h.tmp":                  2 * time.Hour,
+	} {
+		file := filepath.Join(dir, "1", "r", name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(file, time.Time{}, time.Now().Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	serveStore(t, "file://"+dir+"?metadata=skip&no_tmp_dir=true")
+	var left []string
+	for deadline := time.Now().Add(time.Minute); len(left) != 2 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		left = nil
+		entries, err := os.ReadDir(filepath.Join(dir, "1", "r"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			left = append(left, e.Name())
+		}
+	}
+	if !slices.Equal(left, []string{"g.18ea96dd3f37df70.tmp", "h.tmp"}) {
+		t.Errorf("left %q", left)
 	}
 }

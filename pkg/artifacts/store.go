@@ -7,16 +7,16 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"io/fs"
 	"mime"
-	"net/url"
 	"os"
 	"path"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -28,7 +28,10 @@ import (
 
 const (
 	// maxList bounds the files of one directory in one answer.
-	maxList   = 100_000
+	maxList = 100_000
+	// maxDeletedBytes bounds the paths that are deleted under one record, in bytes.
+	maxDeletedBytes = 256 << 10
+
 	octets    = "application/octet-stream"
 	plainText = "text/plain"
 )
@@ -48,21 +51,20 @@ type File struct {
 // relative and without "..".
 type Store struct {
 	bucket *blob.Bucket
-	root   string // the directory of a store on a file system, "" for another
+	disk   *disk // nil for a store that is not on a file system
+	locks  [256]sync.Mutex
+	seed   maphash.Seed
 }
 
 // OpenStore opens the store at a gocloud.dev/blob URL. The caller imports the
-// driver of its scheme.
+// driver of its scheme. What killed processes have left of uploads on a file
+// system is removed meanwhile.
 func OpenStore(ctx context.Context, location string) (*Store, error) {
 	bucket, err := blob.OpenBucket(ctx, location)
 	if err != nil {
 		return nil, fmt.Errorf("open artifact store %s: %w", location, err)
 	}
-	s := &Store{bucket: bucket}
-	if u, err := url.Parse(location); err == nil && u.Scheme == "file" {
-		s.root = filepath.FromSlash(u.Path)
-	}
-	return s, nil
+	return &Store{bucket: bucket, disk: openDisk(location, time.Now()), seed: maphash.MakeSeed()}, nil
 }
 
 // Ready reports whether the store answers.
@@ -83,9 +85,10 @@ type Written struct {
 	SHA256 [sha256.Size]byte
 }
 
-// Write stores what r holds at name, whole or not at all. On a file system it is
-// on the disk when Write returns.
-func (s *Store) Write(ctx context.Context, name string, r io.Reader) (Written, error) {
+// Write stores what r holds at name, whole or not at all. record is called once
+// it is there, on a file system also after a power failure; its error is
+// returned as it is.
+func (s *Store) Write(ctx context.Context, name string, r io.Reader, record func(Written) error) error {
 	// A writer whose context ends before Close leaves nothing behind.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -95,7 +98,7 @@ func (s *Store) Write(ctx context.Context, name string, r io.Reader) (Written, e
 		BeforeWrite: func(as func(any) bool) error { as(&file); return nil },
 	})
 	if err != nil {
-		return Written{}, storeError("write", name, err)
+		return storeError("write", name, err)
 	}
 	digest := sha256.New()
 	size, err := io.Copy(io.MultiWriter(w, digest), r)
@@ -104,36 +107,27 @@ func (s *Store) Write(ctx context.Context, name string, r io.Reader) (Written, e
 	}
 	if err != nil {
 		cancel()
-		return Written{}, storeError("write", name, errors.Join(err, ignoreCanceled(w.Close())))
+		return storeError("write", name, errors.Join(err, ignoreCanceled(w.Close())))
 	}
+	defer s.lock(name)()
 	if err := w.Close(); err != nil {
-		return Written{}, storeError("write", name, err)
+		return storeError("write", name, err)
 	}
 	if file != nil {
-		if err := s.syncDirs(filepath.Dir(file.Name())); err != nil {
-			return Written{}, storeError("write", name, err)
+		if err := s.disk.syncDirs(file.Name()); err != nil {
+			return storeError("write", name, err)
 		}
 	}
-	return Written{Size: size, SHA256: [sha256.Size]byte(digest.Sum(nil))}, nil
+	return record(Written{Size: size, SHA256: [sha256.Size]byte(digest.Sum(nil))})
 }
 
-// syncDirs puts the entries of a directory on the disk, and of those between it
-// and the root, which may be new too.
-func (s *Store) syncDirs(dir string) error {
-	for {
-		d, err := os.Open(dir)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(d.Sync(), d.Close()); err != nil {
-			return err
-		}
-		parent := filepath.Dir(dir)
-		if rel, err := filepath.Rel(s.root, parent); err != nil || parent == dir || rel == ".." || strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
-			return nil
-		}
-		dir = parent
-	}
+// lock is held while a file is put in place and while that is recorded: of two
+// uploads at once in this process, the one that stays is recorded last. It
+// returns what ends it.
+func (s *Store) lock(name string) (unlock func()) {
+	l := &s.locks[maphash.String(s.seed, name)%uint64(len(s.locks))]
+	l.Lock()
+	return l.Unlock
 }
 
 func ignoreCanceled(err error) error {
@@ -187,52 +181,73 @@ func (s *Store) List(ctx context.Context, dir string) ([]File, error) {
 	return files, nil
 }
 
-// Delete removes an artifact, or a directory with all in it, and returns the
-// paths of what it removed, also when it returns an error for the rest. Nothing
-// there is no error.
-func (s *Store) Delete(ctx context.Context, name string) (deleted []string, err error) {
+// Delete removes an artifact, or a directory with all in it. Nothing there is no
+// error. record is called with the paths of some artifacts before they are
+// removed, until all are; its error is returned as it is, and the rest stays.
+func (s *Store) Delete(ctx context.Context, name string, record func(names []string) error) error {
+	var names []string
+	size := 0 // of the names, in bytes
+	removeAll := func() error {
+		if len(names) == 0 {
+			return nil
+		}
+		if err := record(names); err != nil {
+			return err
+		}
+		for _, n := range names {
+			if err := s.remove(ctx, n); err != nil {
+				return err
+			}
+		}
+		names, size = names[:0], 0
+		return nil
+	}
 	for it := s.bucket.List(&blob.ListOptions{Prefix: name + "/"}); ; {
 		object, err := it.Next(ctx)
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return deleted, storeError("delete", name, err)
+			return storeError("delete", name, err)
 		}
-		removed, err := s.remove(ctx, object.Key)
-		if err != nil {
-			return deleted, err
+		if unfinished.MatchString(object.Key) {
+			continue // somebody is writing it
 		}
-		if removed && !unfinished.MatchString(object.Key) {
-			deleted = append(deleted, object.Key)
+		names = append(names, object.Key)
+		if size += len(object.Key); size >= maxDeletedBytes {
+			if err := removeAll(); err != nil {
+				return err
+			}
 		}
 	}
 	isFile, err := s.bucket.Exists(ctx, name)
 	if err != nil {
-		return deleted, storeError("delete", name, err)
-	}
-	if _, err := s.remove(ctx, name); err != nil {
-		return deleted, err
+		return storeError("delete", name, err)
 	}
 	if isFile {
-		deleted = append(deleted, name)
+		names = append(names, name)
 	}
-	return deleted, nil
+	if err := removeAll(); err != nil || isFile {
+		return err
+	}
+	return s.remove(ctx, name) // an empty directory
 }
 
-// remove removes one artifact, and reports whether it was there. On a file
-// system the name may be a directory that held artifacts; what is left of it
-// holds none.
-func (s *Store) remove(ctx context.Context, name string) (bool, error) {
+// remove removes one artifact. On a file system the name may be a directory
+// that held artifacts; what is left of it holds none.
+func (s *Store) remove(ctx context.Context, name string) error {
 	err := s.bucket.Delete(ctx, name)
 	if err != nil && gcerrors.Code(err) != gcerrors.NotFound && !errors.Is(err, syscall.ENOTEMPTY) {
-		return false, storeError("delete", name, err)
+		return storeError("delete", name, err)
 	}
-	return err == nil, nil
+	return nil
 }
 
 // Close releases the store.
-func (s *Store) Close() error { return s.bucket.Close() }
+func (s *Store) Close() error {
+	s.disk.close()
+	return s.bucket.Close()
+}
 
 func storeError(doing, name string, err error) error {
 	err = fmt.Errorf("%s artifact %q: %w", doing, name, err)

@@ -3717,7 +3717,8 @@ func (x *ArtifactUploaded) GetContentType() string {
 	return ""
 }
 
-// ArtifactsDeleted says which artifacts of one owner are no longer in the store.
+// ArtifactsDeleted says which artifacts of one owner are removed from the store,
+// just before they are.
 type ArtifactsDeleted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RunId         string                 `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`

@@ -340,6 +340,7 @@ func requests() []message {
 	return []message{
 		&CreateExperiment{}, &GetExperiment{}, &GetExperimentByName{}, &SearchExperiments{}, &DeleteExperiment{},
 		&RestoreExperiment{}, &UpdateExperiment{}, &SetExperimentTag{}, &DeleteExperimentTag{},
+		&CreateMultipartUpload{}, &CompleteMultipartUpload{}, &AbortMultipartUpload{},
 		&CreateRun{}, &GetRun{}, &UpdateRun{}, &DeleteRun{}, &RestoreRun{}, &LogMetric{}, &LogParam{}, &SetTag{},
 		&DeleteTag{}, &LogBatch{}, &SearchRuns{}, &GetMetricHistory{}, &ListArtifacts{},
 		&CreateRegisteredModel{}, &RenameRegisteredModel{}, &UpdateRegisteredModel{}, &DeleteRegisteredModel{},
@@ -375,6 +376,8 @@ func TestFieldsFillEveryMember(t *testing.T) {
 				b.WriteString(`[{"key":"k","value":1,"timestamp":1}]`)
 			case objects[WebhookEvent, *WebhookEvent]:
 				b.WriteString(`[{"entity":"e","action":"a"}]`)
+			case objects[MultipartUploadPart, *MultipartUploadPart]:
+				b.WriteString(`[{"part_number":1,"etag":"x"}]`)
 			case optionalObject[WebhookEvent, *WebhookEvent]:
 				b.WriteString(`{"entity":"e","action":"a"}`)
 			default:

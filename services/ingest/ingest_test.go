@@ -42,6 +42,12 @@ func serve(t testing.TB, log *eventlog.Log, cacheBytes int) string {
 
 func start(t testing.TB, config ingest.Config) string {
 	t.Helper()
+	_, url := startService(t, config)
+	return url
+}
+
+func startService(t testing.TB, config ingest.Config) (*ingest.Service, string) {
+	t.Helper()
 	registry := prometheus.NewRegistry()
 	config.Registerer = registry
 	s, err := ingest.New(t.Context(), config)
@@ -55,7 +61,7 @@ func start(t testing.TB, config ingest.Config) string {
 		server.Close()
 		s.Close()
 	})
-	return server.URL
+	return s, server.URL
 }
 
 type object = map[string]any

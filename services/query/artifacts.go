@@ -1,6 +1,7 @@
 package query
 
 import (
+	"cmp"
 	"encoding/hex"
 	"time"
 
@@ -43,11 +44,12 @@ func (s *Service) listArtifacts(ec echo.Context) error {
 	if (runID == "") == (modelID == "") {
 		return apierr.Errorf(apierr.InvalidParameterValue, "Name a run in 'run_id' or a logged model in 'model_id'.")
 	}
-	if runID != "" && !events.ValidRunID(runID) {
-		return mlflow.RunNotFound(runID)
+	notFound := mlflow.LoggedModelNotFound(modelID)
+	if runID != "" {
+		notFound = mlflow.RunNotFound(runID)
 	}
-	if modelID != "" && !events.ValidLoggedModelID(modelID) {
-		return mlflow.LoggedModelNotFound(modelID)
+	if runID != "" && !events.ValidRunID(runID) || modelID != "" && !events.ValidLoggedModelID(modelID) {
+		return notFound
 	}
 	asked := digest("artifacts", runID, modelID)
 	after, err := decodeToken(token, asked, artifactKeys)
@@ -59,6 +61,16 @@ func (s *Service) listArtifacts(ec echo.Context) error {
 	_, seq, err := s.log.LastFor(ctx, stream, subject)
 	if err != nil {
 		return err
+	}
+	if seq == 0 {
+		// It has none, or there is no such owner.
+		owner, ownSubject := s.log.LoggedModelSubject(events.Any, modelID)
+		if runID != "" {
+			owner, ownSubject = s.log.RunSubject(events.Any, runID, events.KindMeta)
+		}
+		if _, created, err := s.log.LastFor(ctx, owner, ownSubject); err != nil || created == 0 {
+			return cmp.Or(err, error(notFound))
+		}
 	}
 	if _, err := s.fresh.await(ec, eventlog.Position{Stream: stream, Seq: seq}); err != nil {
 		return err
