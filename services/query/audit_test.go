@@ -33,8 +33,6 @@ type auditRow struct {
 	Data         json.RawMessage `json:"data"`
 }
 
-func (r auditRow) place() string { return fmt.Sprintf("%s/%d", r.Stream, r.Seq) }
-
 // auditOrder is by time, and at one time by the place in the log.
 func auditOrder(a, b auditRow) int {
 	return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Stream, b.Stream), cmp.Compare(a.Seq, b.Seq))
