@@ -1,0 +1,86 @@
+"""Answers without what each server may choose, and the differences between two of them."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+
+NOW = "<now>"
+ABSENT = "<absent>"
+DAY_MILLISECONDS = 24 * 60 * 60 * 1000
+ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
+RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d{1,3}")
+HEADERS = ("Content-Disposition", "X-Content-Type-Options", "Content-Range", "Accept-Ranges")
+
+
+@dataclass
+class Names:
+    """Names for what a server chose in the course of a scenario: its first id, its second, …"""
+
+    uri: str
+    ids: dict[str, str] = field(default_factory=dict)
+
+    def text(self, text: str) -> str:
+        text = ID.sub(lambda m: self.ids.setdefault(m[0], f"<id {len(self.ids) + 1}>"), text)
+        return text.replace(self.uri, "<server>")
+
+    def json(self, value: Any, key: str = "") -> Any:
+        """`value` under `key`, with names for what the server chose."""
+        if isinstance(value, dict):
+            return {self.text(k): self.json(v, k) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.json(item, key) for item in value]
+        if isinstance(value, str):
+            if key in ("run_name", "value") and RANDOM_NAME.fullmatch(value):
+                return "<random name>"
+            if key == "next_page_token":
+                return "<token>"
+            return self.text(value)
+        if isinstance(value, int) and ("time" in key):
+            return NOW if abs(value - time.time() * 1000) < DAY_MILLISECONDS else value
+        return value
+
+    def answer(self, response: requests.Response) -> dict[str, Any]:
+        """All of an answer that is compared."""
+        kind = response.headers.get("Content-Type", "").split(";")[0]
+        body: Any
+        if kind == "application/json":
+            body = self.json(json.loads(response.text))
+        else:
+            body = self.text(response.text)
+        answer = {"status": response.status_code, "type": kind, "body": body}
+        answer.update({h: response.headers[h] for h in HEADERS if h in response.headers})
+        return answer
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What two answers have at one place; the values are JSON, or ABSENT."""
+
+    at: str
+    mlflow: str
+    runledger: str
+
+    def __str__(self) -> str:
+        return f"{self.at}\n      mlflow:    {self.mlflow}\n      runledger: {self.runledger}"
+
+
+def differences(mlflow: Any, runledger: Any, at: str = "") -> Iterator[Difference]:
+    """The smallest parts that differ; 1 and 1.0 do."""
+    if isinstance(mlflow, dict) and isinstance(runledger, dict):
+        for key in sorted({*mlflow, *runledger}):
+            path = f"{at}.{key}" if at else key
+            yield from differences(mlflow.get(key, ABSENT), runledger.get(key, ABSENT), path)
+    elif (
+        isinstance(mlflow, list) and isinstance(runledger, list) and len(mlflow) == len(runledger)
+    ):
+        for i, (a, b) in enumerate(zip(mlflow, runledger, strict=True)):
+            yield from differences(a, b, f"{at}[{i}]")
+    else:
+        one, other = (v if v is ABSENT else json.dumps(v) for v in (mlflow, runledger))
+        if one != other:
+            yield Difference(at, one, other)

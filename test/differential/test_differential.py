@@ -1,0 +1,129 @@
+"""The same requests to MLflow's own server and to Runledger: every difference between the answers
+is explained in explained.json, or a failure. So is an explanation that explains nothing any more."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from answer import Difference, Names, differences
+from scenario import Scenario, scenarios
+from servers import Mlflow
+from support import Runledger, unique
+
+SCENARIOS = list(scenarios())
+
+
+@dataclass
+class Explanation:
+    """Why answers differ. `requests` are regular expressions, each of which must find a request
+    whose answers differ like that, and `differences` have those of the place and both values."""
+
+    why: str
+    requests: list[str]
+    differences: list[list[str]]
+    used: set[tuple[str, int]] = field(default_factory=set)
+
+    def explains(self, request: str, difference: Difference) -> bool:
+        parts = (difference.at, difference.mlflow, difference.runledger)
+        found = False
+        for pattern in self.requests:
+            if re.search(pattern, request):
+                for i, patterns in enumerate(self.differences):
+                    if all(map(re.fullmatch, patterns, parts)):
+                        self.used.add((pattern, i))
+                        found = True
+        return found
+
+    def stale(self) -> list[str]:
+        """What it says of requests or differences that nothing shows."""
+        patterns, indexes = {p for p, _ in self.used}, {i for _, i in self.used}
+        unused = [p for p in self.requests if p not in patterns]
+        unused += [str(d) for i, d in enumerate(self.differences) if i not in indexes]
+        return [f"{self.why}: {u}" for u in unused]
+
+
+@dataclass
+class Sides:
+    """Both servers, and what is known of how they differ."""
+
+    uris: tuple[str, str]
+    explanations: list[Explanation]
+    played: set[str] = field(default_factory=set)
+
+
+@pytest.fixture(scope="session")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
+    directory = tmp_path_factory.mktemp("servers")
+    mlflow, runledger = Mlflow(directory / "mlflow"), Runledger(directory / "runledger")
+    explained = json.loads((Path(__file__).parent / "explained.json").read_text())
+    mlflow.start()
+    try:
+        runledger.start()
+        try:
+            yield Sides((mlflow.uri, runledger.uri), [Explanation(**e) for e in explained])
+        finally:
+            status = runledger.stop()
+            assert status == 0, f"exit status {status}:\n{runledger.output.read_text()}"
+    finally:
+        mlflow.stop()
+
+
+def at(body: Any, path: str) -> str:
+    """The value in an answer's body, as `run.info.run_id` or `runs.0.info` names it."""
+    for part in path.split("."):
+        body = body[int(part)] if isinstance(body, list) else body[part]
+    return str(body)
+
+
+def align(uris: tuple[str, str]) -> None:
+    """Makes the next experiment have the same id on both servers: they count."""
+
+    def create(uri: str) -> int:
+        body = {"name": unique("align")}
+        answer = requests.post(f"{uri}/api/2.0/mlflow/experiments/create", json=body, timeout=60)
+        return int(answer.json()["experiment_id"])
+
+    ids = [create(uri) for uri in uris]
+    for uri, last in zip(uris, ids, strict=True):
+        for _ in range(max(ids) - last):
+            create(uri)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
+def test_answers_as_mlflow_does(sides: Sides, scenario: Scenario) -> None:
+    align(sides.uris)
+    names = [Names(uri) for uri in sides.uris]
+    known: list[dict[str, str]] = [{}, {}]
+    unexplained: list[str] = []
+    with requests.Session() as session:
+        for request in scenario.requests:
+            answers = []
+            for uri, name, values in zip(sides.uris, names, known, strict=True):
+                response = request.send(session, uri, values)
+                if response.ok:
+                    for what, path in request.remember.items():
+                        values[what] = at(response.json(), path)
+                answers.append(name.answer(response))
+            for difference in differences(*answers):
+                where = f"{scenario.name} | {request}"
+                if not [e for e in sides.explanations if e.explains(where, difference)]:
+                    unexplained.append(f"  {where[:400]}\n    {difference}")
+    sides.played.add(scenario.name)
+    assert not unexplained, "\n".join(["unexplained differences:", *unexplained])
+
+
+def test_explanations_explain_something(sides: Sides) -> None:
+    if sides.played != {s.name for s in SCENARIOS}:
+        pytest.skip("not all scenarios were played")
+    stale = [s for e in sides.explanations for s in e.stale()]
+    assert not stale, "\n".join(["explanations of what does not differ:", *stale])
+
+
+def test_there_are_enough_requests() -> None:
+    assert sum(len(s.requests) for s in SCENARIOS) >= 500
