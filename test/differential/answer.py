@@ -11,6 +11,7 @@ import requests
 
 NOW = "<now>"
 ABSENT = "<absent>"
+SHOWN = 400
 DAY_MILLISECONDS = 24 * 60 * 60 * 1000
 ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d{1,3}")
@@ -66,7 +67,12 @@ class Difference:
     runledger: str
 
     def __str__(self) -> str:
-        return f"{self.at}\n      mlflow:    {self.mlflow}\n      runledger: {self.runledger}"
+        mlflow, runledger = (shorten(v) for v in (self.mlflow, self.runledger))
+        return f"    {self.at}\n      mlflow:    {mlflow}\n      runledger: {runledger}"
+
+
+def shorten(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text)} characters)"
 
 
 def differences(mlflow: Any, runledger: Any, at: str = "") -> Iterator[Difference]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from answer import Difference, Names, differences
+from answer import Difference, Names, differences, shorten
 from scenario import Scenario, scenarios
 from servers import Mlflow
 from support import Runledger, unique
@@ -110,12 +110,17 @@ def test_answers_as_mlflow_does(sides: Sides, scenario: Scenario) -> None:
                     for what, path in request.remember.items():
                         values[what] = at(response.json(), path)
                 answers.append(name.answer(response))
-            for difference in differences(*answers):
-                where = f"{scenario.name} | {request}"
-                if not [e for e in sides.explanations if e.explains(where, difference)]:
-                    unexplained.append(f"  {where[:400]}\n    {difference}")
+            where = f"{scenario.name} | {request}"
+            found = [
+                difference
+                for difference in differences(*answers)
+                if not [e for e in sides.explanations if e.explains(where, difference)]
+            ]
+            if found:
+                unexplained += [shorten(where), *map(str, found)]
     sides.played.add(scenario.name)
-    assert not unexplained, "\n".join(["unexplained differences:", *unexplained])
+    if unexplained:
+        pytest.fail("\n".join(["unexplained differences:", *unexplained]), pytrace=False)
 
 
 def test_explanations_explain_something(sides: Sides) -> None:
