@@ -14,8 +14,10 @@ ABSENT = "<absent>"
 SHOWN = 400
 DAY_MILLISECONDS = 24 * 60 * 60 * 1000
 ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
+SET = re.compile(r"\{('[^{}]*')\}")
 RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d{1,3}")
-HEADERS = ("Content-Disposition", "X-Content-Type-Options", "Content-Range", "Accept-Ranges")
+UNORDERED = ("tags", "params", "aliases")
+HEADERS = ("Content-Disposition", "X-Content-Type-Options", "X-Frame-Options", "Content-Range")
 
 
 @dataclass
@@ -26,17 +28,24 @@ class Names:
     ids: dict[str, str] = field(default_factory=dict)
 
     def text(self, text: str) -> str:
+        # Python prints sets in any order.
+        text = SET.sub(lambda m: "{" + ", ".join(sorted(m[1].split(", "))) + "}", text)
         text = ID.sub(lambda m: self.ids.setdefault(m[0], f"<id {len(self.ids) + 1}>"), text)
         return text.replace(self.uri, "<server>")
 
     def json(self, value: Any, key: str = "") -> Any:
         """`value` under `key`, with names for what the server chose."""
         if isinstance(value, dict):
-            return {self.text(k): self.json(v, k) for k, v in value.items()}
+            named = {self.text(k): self.json(v, k) for k, v in value.items()}
+            # The metrics of a run, unlike those of a history, come in no order.
+            if key == "data" and "metrics" in named:
+                named["metrics"].sort(key=json.dumps)
+            return named
         if isinstance(value, list):
-            return [self.json(item, key) for item in value]
+            items = [self.json(item, key) for item in value]
+            return sorted(items, key=json.dumps) if key in UNORDERED else items
         if isinstance(value, str):
-            if key in ("run_name", "value") and RANDOM_NAME.fullmatch(value):
+            if key in ("run_name", "name", "value") and RANDOM_NAME.fullmatch(value):
                 return "<random name>"
             if key == "next_page_token":
                 return "<token>"
@@ -48,10 +57,11 @@ class Names:
     def answer(self, response: requests.Response) -> dict[str, Any]:
         """All of an answer that is compared."""
         kind = response.headers.get("Content-Type", "").split(";")[0]
-        body: Any
-        if kind == "application/json":
-            body = self.json(json.loads(response.text))
-        else:
+        try:
+            body = self.json(json.loads(response.text)) if kind == "application/json" else None
+        except ValueError:
+            body = None
+        if body is None:
             body = self.text(response.text)
         answer = {"status": response.status_code, "type": kind, "body": body}
         answer.update({h: response.headers[h] for h in HEADERS if h in response.headers})

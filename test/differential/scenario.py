@@ -50,8 +50,9 @@ class Request:
     def __str__(self) -> str:
         """What explanations match: the request as it is written, without what it remembers."""
         body = "" if self.body is None else f" {json.dumps(self.body)}"
-        extra = "" if self.content_type == "application/json" else f" ({self.content_type})"
-        return f"{self.method} {self.path}{body}{extra}"
+        kind = "" if self.content_type == "application/json" else f" ({self.content_type})"
+        headers = f" {self.headers}" if self.headers else ""
+        return f"{self.method} {self.path}{body}{kind}{headers}"
 
     def send(self, session: requests.Session, uri: str, known: dict[str, str]) -> requests.Response:
         """Sends it to the server at `uri`; `known` has the values of names in angle brackets."""
