@@ -466,16 +466,16 @@ func ValidateTagKey(key string) error { return asError(checkName("key", key)) }
 
 // ValidateInputs checks a log-inputs request.
 func ValidateInputs(r *LogInputs) error {
-	for i, in := range r.Datasets {
-		d, path := in.Dataset, "datasets["+strconv.Itoa(i)+"]."
-		if err := checkLengths(path+"dataset.",
+	for _, in := range r.Datasets {
+		d := in.Dataset
+		if err := checkLengths("",
 			lengthRule{"name", d.Name, MaxDatasetNameLength}, lengthRule{"digest", d.Digest, MaxDatasetDigestLength},
 			lengthRule{"source", d.Source, MaxDatasetSourceLength}, lengthRule{"schema", d.Schema, MaxDatasetSchemaLength},
 			lengthRule{"profile", d.Profile, MaxDatasetProfileLength}); err != nil {
 			return err
 		}
-		for j, t := range in.Tags {
-			if err := checkLengths(path+"tags["+strconv.Itoa(j)+"].",
+		for _, t := range in.Tags {
+			if err := checkLengths("",
 				lengthRule{"key", t.Key, MaxInputTagKeyLength}, lengthRule{"value", t.Value, MaxInputTagValueLength}); err != nil {
 				return err
 			}

@@ -27,6 +27,11 @@ class Names:
     uri: str
     ids: dict[str, str] = field(default_factory=dict)
 
+    def skip(self, other: "Names") -> None:
+        """Leaves out the names of ids that only the other server chose."""
+        for name in list(other.ids.values())[len(self.ids) :]:
+            self.ids[f"not {name}"] = name
+
     def text(self, text: str) -> str:
         # Python prints sets in any order.
         text = SET.sub(lambda m: "{" + ", ".join(sorted(m[1].split(", "))) + "}", text)
