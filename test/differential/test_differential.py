@@ -1,6 +1,7 @@
 """The same requests to MLflow's own server and to Runledger: every difference between the answers
 is explained in explained.json, or a failure. So is an explanation that explains nothing any more."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
