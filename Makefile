@@ -12,10 +12,10 @@ PY_2.9   := $(VENV)-2.9/bin/python
 RACE     := $(if $(shell command -v $${CC:-cc}),-race)
 URI      ?= http://127.0.0.1:5000
 
-.PHONY: help build run demo test test-go test-client test-client-2.9 lint generate torture bench clean
+.PHONY: help build run demo test test-go test-client test-client-2.9 test-differential lint generate torture bench clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 engine/node_modules: engine/package-lock.json
 	@echo "Fetching the ClickHouse engine (about 130 MB, once)"
@@ -44,7 +44,7 @@ $(PY_2.9): test/client/requirements-2.9.txt
 demo: $(PY) ## Run a real sweep against the server of `make run` (URI=…)
 	MLFLOW_DISABLE_TELEMETRY=true $(PY) -W ignore::FutureWarning examples/sweep/sweep.py --tracking-uri $(URI)
 
-test: test-go test-client test-client-2.9 ## Run all tests
+test: test-go test-client test-client-2.9 test-differential ## Run all tests
 
 test-go: build
 	$(GO) vet $(PACKAGES)
@@ -56,12 +56,16 @@ test-client: build $(PY)
 test-client-2.9: build $(PY_2.9)
 	cd test/client && ../../$(PY_2.9) -m pytest
 
+test-differential: build $(PY) ## Compare answers with those of MLflow's own server
+	cd test/differential && ../../$(PY) -m pytest
+
 lint: $(PY) ## Check style: gofumpt, staticcheck, ruff, mypy
 	cd tools && GOWORK=off $(GO) build -o ../bin/tools/ mvdan.cc/gofumpt honnef.co/go/tools/cmd/staticcheck
 	@test -z "$$(bin/tools/gofumpt -l $(MODULES) | tee /dev/stderr)"
 	bin/tools/staticcheck $(PACKAGES)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	cd test/client && ../../$(VENV)/bin/mypy .
+	cd test/differential && ../../$(VENV)/bin/mypy .
 
 generate: ## Generate the event types from events.proto
 	cd tools && GOWORK=off $(GO) build -o ../bin/tools/ github.com/bufbuild/buf/cmd/buf

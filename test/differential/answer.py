@@ -96,9 +96,7 @@ def differences(mlflow: Any, runledger: Any, at: str = "") -> Iterator[Differenc
         for key in sorted({*mlflow, *runledger}):
             path = f"{at}.{key}" if at else key
             yield from differences(mlflow.get(key, ABSENT), runledger.get(key, ABSENT), path)
-    elif (
-        isinstance(mlflow, list) and isinstance(runledger, list) and len(mlflow) == len(runledger)
-    ):
+    elif isinstance(mlflow, list) and isinstance(runledger, list) and len(mlflow) == len(runledger):
         for i, (a, b) in enumerate(zip(mlflow, runledger, strict=True)):
             yield from differences(a, b, f"{at}[{i}]")
     else:

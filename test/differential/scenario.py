@@ -10,8 +10,8 @@ the request is sent.
     ["POST runs/create", "{broken", {}, {"content_type": "text/plain"}]
 
 A path without a leading slash is below /api/2.0/mlflow/. The body is the query string of a GET, and
-otherwise JSON; a string is sent as it is. `<run>` stands for what was remembered as `run`, `<a*300>`
-for 300 letters a, and {"repeat": 3, "item": {"key": "k<i>"}} for a list of three items.
+otherwise JSON; a string is sent as it is. `<run>` stands for what was remembered as `run`,
+`<a*300>` for 300 letters a, and {"repeat": 3, "item": {"key": "k<i>"}} for a list of three items.
 """
 
 import json
