@@ -42,6 +42,7 @@ func root() *cobra.Command {
 		serviceCommand(parts{projector: true}, "projector", "Run the service that fills the tables from the log"),
 		serviceCommand(parts{query: true}, "query", "Run the service that answers reads"),
 		serviceCommand(parts{registry: true}, "registry", "Run the model registry"),
+		gcCommand(),
 	)
 	return cmd
 }

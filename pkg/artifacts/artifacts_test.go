@@ -28,6 +28,11 @@ func serve(t *testing.T) (*httptest.Server, *artifacts.Store) {
 
 func serveStore(t *testing.T, url string) (*httptest.Server, *artifacts.Store) {
 	t.Helper()
+	return serveRecorded(t, url, nil)
+}
+
+func serveRecorded(t *testing.T, url string, record artifacts.Record) (*httptest.Server, *artifacts.Store) {
+	t.Helper()
 	store, err := artifacts.OpenStore(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +47,7 @@ func serveStore(t *testing.T, url string) (*httptest.Server, *artifacts.Store) {
 			return "s3://elsewhere/r1", nil
 		}
 		return "", apierr.Errorf(apierr.ResourceDoesNotExist, "Run with id=%s not found", run)
-	})
+	}, record)
 	proxy.Register(e)
 	proxy.RegisterModelVersions(e, func(_ context.Context, name, version string) (string, error) {
 		switch name + "/" + version {
@@ -156,6 +161,7 @@ func testProxy(t *testing.T, server *httptest.Server) {
 }
 
 func TestTraversalIsRefused(t *testing.T) {
+	t.Attr("covers", "artifact-paths")
 	server, _ := serve(t)
 	testTraversal(t, server)
 }
@@ -190,7 +196,7 @@ func testTraversal(t *testing.T, server *httptest.Server) {
 func TestBrokenUploadLeavesNothing(t *testing.T) {
 	_, store := serve(t)
 	broken := errors.New("connection reset")
-	if err := store.Write(t.Context(), "1/r/artifacts/f", failingAfter("half", broken)); !errors.Is(err, broken) {
+	if _, err := store.Write(t.Context(), "1/r/artifacts/f", failingAfter("half", broken)); !errors.Is(err, broken) {
 		t.Fatalf("got %v", err)
 	}
 	files, err := store.List(t.Context(), "1/r/artifacts")
@@ -361,10 +367,10 @@ func TestUnfinishedUploadIsNotListed(t *testing.T) {
 		// What a kill at this moment would leave.
 		return 0, errors.Join(killed, os.Link(filepath.Join(dir, files[0].Name()), filepath.Join(dir, "a.txt.18ea96dd3f37df70.tmp")))
 	}))
-	if err := store.Write(t.Context(), "a.txt", read); !errors.Is(err, killed) {
+	if _, err := store.Write(t.Context(), "a.txt", read); !errors.Is(err, killed) {
 		t.Fatal(err)
 	}
-	if err := store.Write(t.Context(), "b.tmp", strings.NewReader("whole")); err != nil {
+	if _, err := store.Write(t.Context(), "b.tmp", strings.NewReader("whole")); err != nil {
 		t.Fatal(err)
 	}
 	files, err := store.List(t.Context(), "")

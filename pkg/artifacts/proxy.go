@@ -26,11 +26,13 @@ const (
 type Proxy struct {
 	store  *Store
 	locate func(ctx context.Context, runID string) (uri string, err error)
+	record Record
 }
 
-// NewProxy returns a proxy. locate returns the artifact URI of a run.
-func NewProxy(store *Store, locate func(ctx context.Context, runID string) (string, error)) *Proxy {
-	return &Proxy{store: store, locate: locate}
+// NewProxy returns a proxy. locate returns the artifact URI of a run. record is
+// told of what is written and deleted; nil where nothing is.
+func NewProxy(store *Store, locate func(ctx context.Context, runID string) (string, error), record Record) *Proxy {
+	return &Proxy{store: store, locate: locate, record: record}
 }
 
 // Register adds the routes to e.
@@ -157,10 +159,19 @@ func (p *Proxy) upload(c echo.Context) error {
 	if strings.HasSuffix(c.Request().URL.Path, "/") {
 		return apierr.Errorf(apierr.InvalidParameterValue, "Invalid path")
 	}
-	if err := p.store.Write(c.Request().Context(), name, c.Request().Body); err != nil {
+	if err := p.write(c, name, c.Request().Body); err != nil {
 		return err
 	}
 	return mlflow.WriteJSON(c.Response(), mlflow.Empty{})
+}
+
+// write stores an artifact, and records it.
+func (p *Proxy) write(c echo.Context, name string, r io.Reader) error {
+	written, err := p.store.Write(c.Request().Context(), name, r)
+	if err != nil {
+		return err
+	}
+	return p.recordUpload(c, name, written)
 }
 
 func (p *Proxy) download(c echo.Context) error {
@@ -229,7 +240,7 @@ func (p *Proxy) uploadRun(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.store.Write(c.Request().Context(), path.Join(root, name), bytes.NewReader(data)); err != nil {
+	if err := p.write(c, path.Join(root, name), bytes.NewReader(data)); err != nil {
 		return err
 	}
 	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, nil)
@@ -254,7 +265,9 @@ func (p *Proxy) remove(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.store.Delete(c.Request().Context(), name); err != nil {
+	deleted, err := p.store.Delete(c.Request().Context(), name)
+	// What is gone is recorded also when the rest is not.
+	if err := errors.Join(err, p.recordDeletion(c, deleted)); err != nil {
 		return err
 	}
 	return mlflow.WriteJSON(c.Response(), mlflow.Empty{})

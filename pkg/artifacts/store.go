@@ -4,12 +4,16 @@ package artifacts
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"mime"
+	"net/url"
+	"os"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -44,16 +48,21 @@ type File struct {
 // relative and without "..".
 type Store struct {
 	bucket *blob.Bucket
+	root   string // the directory of a store on a file system, "" for another
 }
 
 // OpenStore opens the store at a gocloud.dev/blob URL. The caller imports the
 // driver of its scheme.
-func OpenStore(ctx context.Context, url string) (*Store, error) {
-	bucket, err := blob.OpenBucket(ctx, url)
+func OpenStore(ctx context.Context, location string) (*Store, error) {
+	bucket, err := blob.OpenBucket(ctx, location)
 	if err != nil {
-		return nil, fmt.Errorf("open artifact store %s: %w", url, err)
+		return nil, fmt.Errorf("open artifact store %s: %w", location, err)
 	}
-	return &Store{bucket: bucket}, nil
+	s := &Store{bucket: bucket}
+	if u, err := url.Parse(location); err == nil && u.Scheme == "file" {
+		s.root = filepath.FromSlash(u.Path)
+	}
+	return s, nil
 }
 
 // Ready reports whether the store answers.
@@ -68,23 +77,63 @@ func (s *Store) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Write stores what r holds at name, whole or not at all.
-func (s *Store) Write(ctx context.Context, name string, r io.Reader) error {
+// Written says what was stored.
+type Written struct {
+	Size   int64 // bytes
+	SHA256 [sha256.Size]byte
+}
+
+// Write stores what r holds at name, whole or not at all. On a file system it is
+// on the disk when Write returns.
+func (s *Store) Write(ctx context.Context, name string, r io.Reader) (Written, error) {
 	// A writer whose context ends before Close leaves nothing behind.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w, err := s.bucket.NewWriter(ctx, name, &blob.WriterOptions{ContentType: ContentType(name)})
+	var file *os.File // on a file system: what is renamed when the writer is closed
+	w, err := s.bucket.NewWriter(ctx, name, &blob.WriterOptions{
+		ContentType: ContentType(name),
+		BeforeWrite: func(as func(any) bool) error { as(&file); return nil },
+	})
 	if err != nil {
-		return storeError("write", name, err)
+		return Written{}, storeError("write", name, err)
 	}
-	if _, err := io.Copy(w, r); err != nil {
+	digest := sha256.New()
+	size, err := io.Copy(io.MultiWriter(w, digest), r)
+	if err == nil && file != nil {
+		err = file.Sync()
+	}
+	if err != nil {
 		cancel()
-		return storeError("write", name, errors.Join(err, ignoreCanceled(w.Close())))
+		return Written{}, storeError("write", name, errors.Join(err, ignoreCanceled(w.Close())))
 	}
 	if err := w.Close(); err != nil {
-		return storeError("write", name, err)
+		return Written{}, storeError("write", name, err)
 	}
-	return nil
+	if file != nil {
+		if err := s.syncDirs(filepath.Dir(file.Name())); err != nil {
+			return Written{}, storeError("write", name, err)
+		}
+	}
+	return Written{Size: size, SHA256: [sha256.Size]byte(digest.Sum(nil))}, nil
+}
+
+// syncDirs puts the entries of a directory on the disk, and of those between it
+// and the root, which may be new too.
+func (s *Store) syncDirs(dir string) error {
+	for {
+		d, err := os.Open(dir)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(d.Sync(), d.Close()); err != nil {
+			return err
+		}
+		parent := filepath.Dir(dir)
+		if rel, err := filepath.Rel(s.root, parent); err != nil || parent == dir || rel == ".." || strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
+			return nil
+		}
+		dir = parent
+	}
 }
 
 func ignoreCanceled(err error) error {
@@ -138,32 +187,48 @@ func (s *Store) List(ctx context.Context, dir string) ([]File, error) {
 	return files, nil
 }
 
-// Delete removes an artifact, or a directory with all in it. Nothing there is
-// no error.
-func (s *Store) Delete(ctx context.Context, name string) error {
+// Delete removes an artifact, or a directory with all in it, and returns the
+// paths of what it removed, also when it returns an error for the rest. Nothing
+// there is no error.
+func (s *Store) Delete(ctx context.Context, name string) (deleted []string, err error) {
 	for it := s.bucket.List(&blob.ListOptions{Prefix: name + "/"}); ; {
 		object, err := it.Next(ctx)
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return storeError("delete", name, err)
+			return deleted, storeError("delete", name, err)
 		}
-		if err := s.remove(ctx, object.Key); err != nil {
-			return err
+		removed, err := s.remove(ctx, object.Key)
+		if err != nil {
+			return deleted, err
+		}
+		if removed && !unfinished.MatchString(object.Key) {
+			deleted = append(deleted, object.Key)
 		}
 	}
-	return s.remove(ctx, name)
+	isFile, err := s.bucket.Exists(ctx, name)
+	if err != nil {
+		return deleted, storeError("delete", name, err)
+	}
+	if _, err := s.remove(ctx, name); err != nil {
+		return deleted, err
+	}
+	if isFile {
+		deleted = append(deleted, name)
+	}
+	return deleted, nil
 }
 
-// remove removes one artifact. On a file system the name may be a directory
-// that held artifacts; what is left of it holds none.
-func (s *Store) remove(ctx context.Context, name string) error {
+// remove removes one artifact, and reports whether it was there. On a file
+// system the name may be a directory that held artifacts; what is left of it
+// holds none.
+func (s *Store) remove(ctx context.Context, name string) (bool, error) {
 	err := s.bucket.Delete(ctx, name)
 	if err != nil && gcerrors.Code(err) != gcerrors.NotFound && !errors.Is(err, syscall.ENOTEMPTY) {
-		return storeError("delete", name, err)
+		return false, storeError("delete", name, err)
 	}
-	return nil
+	return err == nil, nil
 }
 
 // Close releases the store.

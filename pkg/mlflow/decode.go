@@ -173,15 +173,7 @@ func decodeObject(body []byte, fields []field) error {
 		return errNotObject
 	}
 	err := d.object(func(name []byte) error {
-		f, alias := lookup(fields, name)
-		switch {
-		case f == nil:
-			return d.SkipValue()
-		case alias:
-			return f.decodeAlias(d)
-		default:
-			return f.decode(d)
-		}
+		return d.member(fields, name)
 	})
 	if err != nil {
 		return err

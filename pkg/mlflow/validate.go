@@ -456,7 +456,22 @@ func ValidateStage(stage string) (string, error) {
 	return "", invalidf("Invalid Model Version stage: %s. Value must be one of %s.", clip(stage), strings.Join(stages[:], ", "))
 }
 
-// ValidateRegistryTag checks a tag of a registered model or a model version.
+// tagPromptText is the tag of a prompt's version that holds its text.
+const tagPromptText = "mlflow.prompt.text"
+
+// ValidateVersionTag checks a tag of a model version, of which one can be the
+// text of a prompt.
+func ValidateVersionTag(t Tag) error {
+	if err := ValidateRegistryTag(Tag{Key: t.Key}); err != nil {
+		return err
+	}
+	if t.Key == tagPromptText && length(t.Value) > MaxRegistryTagValueLength {
+		return invalidf("Prompt text exceeds max length of %d characters.", MaxRegistryTagValueLength)
+	}
+	return ValidateRegistryTag(t)
+}
+
+// ValidateRegistryTag checks a tag of a registered model.
 func ValidateRegistryTag(t Tag) error {
 	return asError(checkPlainTag(t, MaxRegistryTagValueLength))
 }

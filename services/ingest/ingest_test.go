@@ -338,6 +338,7 @@ func TestStaleCachesAreNotBelieved(t *testing.T) {
 // TestFullLog: what the log did not take leaves nothing behind in the service
 // either.
 func TestFullLog(t *testing.T) {
+	t.Attr("covers", "error-overload")
 	nc := natstest.Start(t)
 	open := func(maxBytes int64) *eventlog.Log {
 		log, err := eventlog.Open(t.Context(), nc, eventlog.Config{Shards: 1, MaxBytes: maxBytes})
@@ -388,6 +389,7 @@ func TestFullLog(t *testing.T) {
 }
 
 func TestTooMuchAtATime(t *testing.T) {
+	t.Attr("covers", "error-overload")
 	log := openLog(t)
 	url := start(t, ingest.Config{Log: log, InFlightBytes: 100})
 	before := length(t, log)

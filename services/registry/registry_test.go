@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/natsserver/natstest"
 	"github.com/runledger/runledger/services/registry"
+	"github.com/runledger/runledger/services/registry/webhooks"
 )
 
 const (
@@ -49,7 +51,11 @@ type server struct {
 
 func start(t testing.TB, log *eventlog.Log, dir string) *server {
 	t.Helper()
-	service, err := registry.New(t.Context(), registry.Config{Log: log, Dir: dir, Registerer: prometheus.NewRegistry()})
+	service, err := registry.New(t.Context(), registry.Config{
+		Log: log, Dir: dir, Registerer: prometheus.NewRegistry(), Webhooks: webhooks.Options{
+			KeyFile: filepath.Join(filepath.Dir(dir), "webhook.key"), Schemes: []string{"http"}, AllowPrivate: true, FirstWait: 10 * time.Millisecond,
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
