@@ -148,4 +148,4 @@ def test_explanations_explain_something(sides: Sides) -> None:
 
 
 def test_there_are_enough_requests() -> None:
-    assert sum(len(s.requests) for s in SCENARIOS) >= 1200
+    assert sum(len(s.requests) for s in SCENARIOS) >= 1400
