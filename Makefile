@@ -13,10 +13,10 @@ PY_INT   := $(VENV)-integrations/bin/python
 RACE     := $(if $(shell command -v $${CC:-cc}),-race)
 URI      ?= http://127.0.0.1:5000
 
-.PHONY: help build run demo test test-go test-client test-client-2.9 test-integrations conformance lint generate torture bench clean
+.PHONY: help build run demo test test-go test-client test-client-2.9 test-differential test-integrations conformance lint generate torture bench clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 engine/node_modules: engine/package-lock.json
 	@echo "Fetching the ClickHouse engine (about 130 MB, once)"
@@ -51,7 +51,7 @@ $(PY_INT): test/integrations/requirements.txt
 demo: $(PY) ## Run a real sweep against the server of `make run` (URI=…)
 	MLFLOW_DISABLE_TELEMETRY=true $(PY) -W ignore::FutureWarning examples/sweep/sweep.py --tracking-uri $(URI)
 
-test: test-go test-client test-client-2.9 ## Run all tests
+test: test-go test-client test-client-2.9 test-differential ## Run all tests
 
 test-go: build
 	$(GO) vet $(PACKAGES)
@@ -62,6 +62,9 @@ test-client: build $(PY)
 
 test-client-2.9: build $(PY_2.9)
 	cd test/client && ../../$(PY_2.9) -m pytest
+
+test-differential: build $(PY) ## Compare answers with those of MLflow's own server
+	cd test/differential && ../../$(PY) -m pytest
 
 conformance: build $(PY) ## Test MLflow's routes and rules, write docs/mlflow-compatibility.md
 	GO="$(GO)" $(PY) test/client/conformance.py
@@ -75,6 +78,7 @@ lint: $(PY) ## Check style: gofumpt, staticcheck, ruff, mypy
 	bin/tools/staticcheck $(PACKAGES)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	cd test/client && ../../$(VENV)/bin/mypy .
+	cd test/differential && ../../$(VENV)/bin/mypy .
 	cd test/integrations && ../../$(VENV)/bin/mypy .
 
 generate: ## Generate the event types from events.proto

@@ -77,6 +77,8 @@ func New(c Config) *echo.Echo {
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = func(err error, ec echo.Context) { writeError(c.Logger, err, ec) }
 	e.Use(limitWrites, middleware.RequestID())
+	// What MLflow's server tells browsers of every answer.
+	e.Use(middleware.SecureWithConfig(middleware.SecureConfig{ContentTypeNosniff: "nosniff", XFrameOptions: "SAMEORIGIN"}))
 	e.Use(echoprometheus.NewMiddlewareWithConfig(echoprometheus.MiddlewareConfig{
 		Namespace: "runledger", Subsystem: "http", Registerer: c.Registry, DoNotUseRequestPathFor404: true,
 		// Each value of a label takes memory for good, so clients choose none.

@@ -47,7 +47,7 @@ func TestEncode(t *testing.T) {
 		},
 		{
 			ModelVersionResponse{ModelVersion{Name: "m", Version: "1", CurrentStage: StageNone, Source: "s", Status: VersionReady}},
-			`{"model_version":{"name":"m","version":"1","current_stage":"None","source":"s","run_id":"","status":"READY","run_link":""}}`,
+			`{"model_version":{"name":"m","version":"1","current_stage":"None","description":"","source":"s","run_id":"","status":"READY","run_link":""}}`,
 		},
 		{
 			ListArtifactsResponse{RootURI: "r", Files: []FileInfo{{Path: "d", IsDir: true}, {Path: "f", FileSize: &size}}},

@@ -172,8 +172,11 @@ func TestTwoServicesAgreeWithAModel(t *testing.T) {
 			return slices.ContainsFunc(ids(w.experiments), func(id string) bool { return w.experiments[id].name == name })
 		}
 		tag := func(r *modelRun, key, value string) {
+			if key == nameTag && value == "" {
+				return
+			}
 			r.tags[key] = value
-			if key == nameTag && value != "" {
+			if key == nameTag {
 				r.name = value
 			}
 		}

@@ -267,5 +267,8 @@ func (s *Service) logModel(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	if _, err := mlflow.AppendModel("", req.ModelJSON); err != nil {
+		return err
+	}
 	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) { return r.logModel(req.ModelJSON) })
 }

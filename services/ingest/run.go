@@ -183,10 +183,11 @@ func (r *run) batch(req *mlflow.LogBatch, single bool) ([]*events.Event, error) 
 			RunParametersLogged: &events.RunParametersLogged{RunId: r.id(), Parameters: fresh},
 		}})
 	}
-	if len(req.Tags) > 0 {
-		out = append(out, tagsSet(r.id(), req.Tags))
-		// The name of a run follows its tag; an empty tag leaves it as it is.
-		if name := lastTag(req.Tags, mlflow.TagRunName); name != "" && name != r.name {
+	// The name of a run follows its tag; an empty one leaves both as they are.
+	tags := slices.DeleteFunc(slices.Clone(req.Tags), func(t mlflow.Tag) bool { return t.Key == mlflow.TagRunName && t.Value == "" })
+	if len(tags) > 0 {
+		out = append(out, tagsSet(r.id(), tags))
+		if name := lastTag(tags, mlflow.TagRunName); name != "" && name != r.name {
 			out = append(out, &events.Event{Data: &events.Event_RunUpdated{
 				RunUpdated: &events.RunUpdated{RunId: r.id(), Name: &name},
 			}})

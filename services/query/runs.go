@@ -184,6 +184,11 @@ type runSearch struct {
 }
 
 func newRunSearch(req *mlflow.SearchRuns) (runSearch, error) {
+	for _, id := range req.ExperimentIDs {
+		if err := mlflow.ValidateExperimentID(id); err != nil {
+			return runSearch{}, err
+		}
+	}
 	expr, err := filter.ParseRuns(req.Filter)
 	if err != nil {
 		return runSearch{}, filterError(err)
@@ -354,13 +359,7 @@ func (s *Service) fetch(ctx context.Context, runs []run) (full []mlflow.Run, too
 		slices.SortFunc(d.Metrics, func(a, b mlflow.Metric) int { return strings.Compare(a.Key, b.Key) })
 		slices.SortFunc(d.Params, func(a, b mlflow.Param) int { return strings.Compare(a.Key, b.Key) })
 		slices.SortFunc(d.Tags, func(a, b mlflow.Tag) int { return strings.Compare(a.Key, b.Key) })
-		full[i] = mlflow.Run{Info: runs[i].info, Data: d}
-		if len(inputs[i].DatasetInputs)+len(inputs[i].ModelInputs) > 0 {
-			full[i].Inputs = &inputs[i]
-		}
-		if len(outputs[i].ModelOutputs) > 0 {
-			full[i].Outputs = &outputs[i]
-		}
+		full[i] = mlflow.Run{Info: runs[i].info, Data: d, Inputs: &inputs[i], Outputs: &outputs[i]}
 	}
 	return full, tooManyMetrics || tooManyAttributes || tooManyDatasets || tooManyModels, nil
 }

@@ -130,6 +130,9 @@ func resolveSource(st *catalog.State, req *mlflow.CreateModelVersion, from owner
 	case isArtifactProxy(req.Source) && !within(req.Source, root):
 		return o, notContained(req.Source, owner)
 	}
+	if o.modelID != "" && from.model == nil {
+		return o, mlflow.LoggedModelNotFound(o.modelID)
+	}
 	return o, nil
 }
 
