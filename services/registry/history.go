@@ -62,13 +62,3 @@ func (s *Service) history(c echo.Context) error {
 	}
 	return mlflow.WriteJSON(c.Response(), out)
 }
-
-// tree answers with the head of the ledger's tree.
-func (s *Service) tree(c echo.Context) error {
-	s.read(c)
-	head, err := s.ledger.Head()
-	if err != nil {
-		return err
-	}
-	return mlflow.WriteJSON(c.Response(), head)
-}

@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -26,6 +27,7 @@ import (
 	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/services/registry/catalog"
 	"github.com/runledger/runledger/services/registry/ledger"
+	"github.com/runledger/runledger/services/registry/treehead"
 )
 
 // ErrDiverged means that the ledger was built from another stream than the
@@ -48,6 +50,11 @@ type Config struct {
 	Dir        string // of the ledger
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
+	// Heads signs tree heads when asked, and every HeadEvery when there are new
+	// entries. nil: none are signed; 0: only when asked.
+	Heads     *treehead.Keeper
+	HeadEvery time.Duration
+	FS        vfs.FS // of the ledger; nil is the disk
 }
 
 // Service is the model registry. Close ends it.
@@ -58,6 +65,8 @@ type Service struct {
 	metrics *metrics
 	lane    *eventlog.Lane
 	decider decider
+	heads   *treehead.Keeper      // nil: none are signed
+	forked  atomic.Pointer[error] // what was signed is not in the ledger
 
 	target   uint64 // the log's last sequence at the start
 	stop     context.CancelFunc
@@ -74,7 +83,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	l, err := ledger.Open(c.Dir, ledger.Options{Logger: c.Logger})
+	l, err := ledger.Open(c.Dir, ledger.Options{Logger: c.Logger, FS: c.FS})
 	if err != nil {
 		return nil, err
 	}
@@ -85,12 +94,15 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
 		log: c.Log, ledger: l, logger: c.Logger, metrics: newMetrics(c.Registerer, l),
-		target: target, stop: stop,
+		target: target, stop: stop, heads: c.Heads,
 	}
 	s.alive, s.die = context.WithCancel(ctx)
 	s.decider = decider{Service: s}
 	s.lane = c.Log.NewLane(eventlog.LaneConfig{Stream: events.StreamRegistry, Queue: commandQueue, Reset: s.decider.reset})
 	s.followed.Go(func() { s.follow(ctx) })
+	if c.Heads != nil && c.HeadEvery > 0 {
+		s.followed.Go(func() { s.signOften(ctx, c.HeadEvery) })
+	}
 	return s, nil
 }
 
@@ -144,6 +156,9 @@ func (s *Service) Ready(ctx context.Context) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
+	if forked := s.forked.Load(); forked != nil {
+		return *forked
+	}
 	last, err := s.log.LastSeq(ctx, events.StreamRegistry)
 	if err != nil {
 		return err
@@ -191,7 +206,7 @@ func (s *Service) Register(e *echo.Echo) {
 		httpapi.MLflow(e, r.method, r.path, r.handler)
 	}
 	e.GET("/api/v1/models/:name/history", s.history)
-	e.GET("/api/v1/registry/tree", s.tree)
+	s.registerProofs(e)
 }
 
 // read returns the state that an answer is made from: the log's present one, or

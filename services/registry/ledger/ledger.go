@@ -52,6 +52,8 @@ const (
 type Options struct {
 	FS     vfs.FS // nil is the disk
 	Logger *slog.Logger
+	// ReadOnly opens a ledger that is there, and changes nothing on disk.
+	ReadOnly bool
 }
 
 // position is where in the stream the ledger is.
@@ -91,6 +93,7 @@ func Open(dir string, o Options) (*Ledger, error) {
 	defer cache.Unref()
 	db, err := pebble.Open(dir, &pebble.Options{
 		FS:                 o.FS,
+		ReadOnly:           o.ReadOnly,
 		FormatMajorVersion: formatMajorVersion,
 		Cache:              cache,
 		MemTableSize:       memTableBytes,
