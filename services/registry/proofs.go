@@ -176,41 +176,46 @@ func (s *Service) signHead(c echo.Context) error {
 }
 
 // sign signs the head of the ledger's tree and logs it, so that it is where the
-// logs go too.
+// logs go too. The ledger must have been built.
 func (s *Service) sign() (signed []byte, isNew bool, err error) {
-	size := s.ledger.Size()
-	signed, isNew, err = s.heads.Sign(size, s.ledger.Hashes(), time.Now())
+	signed, isNew, err = s.heads.Sign(s.ledger, time.Now())
 	switch {
-	case errors.Is(err, treehead.ErrForked):
+	case errors.Is(err, treehead.ErrForked), errors.Is(err, treehead.ErrBehind):
 		s.forked.Store(&err)
 		s.logger.Error("registry: the ledger is not the one whose tree head was signed", slog.Any("error", err))
-		return nil, false, apierr.Wrap(err, apierr.InvalidState, "The registry's ledger does not contain what was signed before: "+err.Error())
-	case errors.Is(err, treehead.ErrBehind):
-		return nil, false, apierr.Wrap(err, apierr.TemporarilyUnavailable, "The registry's ledger is being built").WithRetryAfter(retryLast)
+		return nil, false, apierr.Wrap(err, apierr.TemporarilyUnavailable, "The registry's ledger does not contain what was signed before: "+err.Error())
 	case err != nil:
 		return nil, false, apierr.Wrap(err, apierr.TemporarilyUnavailable, "The tree head cannot be signed and kept").WithRetryAfter(retryLast)
 	}
 	if isNew {
-		s.logger.Info("registry: signed a tree head", slog.Uint64("size", size), slog.String("key", s.heads.VerifierKey()), slog.String("note", string(signed)))
+		s.logger.Info("registry: signed a tree head", slog.String("key", s.heads.VerifierKey()), slog.String("note", string(signed)))
 	}
 	return signed, isNew, nil
 }
 
-// signOften signs a tree head now and then, when there is more to sign.
+// signOften signs a tree head when the ledger is built, which compares it with the
+// last one, and then at intervals if there is more to sign; every 0 is no more.
 func (s *Service) signOften(ctx context.Context, every time.Duration) {
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
+	if s.wait(ctx, s.target) != nil {
+		return // closed, or never built: Ready says why
+	}
+	var tick <-chan time.Time
+	if every > 0 {
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		tick = ticker.C
+	}
 	for {
+		last, ok := s.heads.Latest()
+		if size := s.ledger.Size(); size != last || ok {
+			if _, _, err := s.sign(); err != nil {
+				s.logger.Warn("registry: no tree head", slog.Any("error", err))
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
-		}
-		if last, ok := s.heads.Latest(); s.ledger.Size() == 0 || ok && last == s.ledger.Size() {
-			continue
-		}
-		if _, _, err := s.sign(); err != nil {
-			s.logger.Warn("registry: no tree head", slog.Any("error", err))
+		case <-tick:
 		}
 	}
 }

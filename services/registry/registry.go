@@ -50,8 +50,8 @@ type Config struct {
 	Dir        string // of the ledger
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
-	// Heads signs tree heads when asked, and every HeadEvery when there are new
-	// entries. nil: none are signed; 0: only when asked.
+	// Heads signs tree heads at the start, when asked, and every HeadEvery if there
+	// are new entries. nil: none are signed; 0: only at the start and when asked.
 	Heads     *treehead.Keeper
 	HeadEvery time.Duration
 	FS        vfs.FS // of the ledger; nil is the disk
@@ -100,7 +100,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	s.decider = decider{Service: s}
 	s.lane = c.Log.NewLane(eventlog.LaneConfig{Stream: events.StreamRegistry, Queue: commandQueue, Reset: s.decider.reset})
 	s.followed.Go(func() { s.follow(ctx) })
-	if c.Heads != nil && c.HeadEvery > 0 {
+	if c.Heads != nil {
 		s.followed.Go(func() { s.signOften(ctx, c.HeadEvery) })
 	}
 	return s, nil

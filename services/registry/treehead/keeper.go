@@ -29,6 +29,12 @@ type Keeper struct {
 	sizes []uint64 // of the heads that are kept, ascending
 }
 
+// Tree is a tree that grows.
+type Tree interface {
+	Size() uint64 // number of entries
+	Hashes() tlog.HashReader
+}
+
 // OpenKeeper finds the tree heads in dir, which is made if it is not there, and
 // will sign with key.
 func OpenKeeper(dir string, key Key) (*Keeper, error) {
@@ -116,13 +122,14 @@ func (k *Keeper) Read(size uint64) ([]byte, error) {
 	return signed, nil
 }
 
-// Sign returns the signed head of the tree of size entries, and whether it is a
-// new one: the head of a size is signed once. It is on disk when Sign returns.
-// It returns ErrForked for a tree that does not contain the last that was signed,
-// and ErrBehind for a smaller one.
-func (k *Keeper) Sign(size uint64, hashes tlog.HashReader, now time.Time) (signed []byte, isNew bool, err error) {
+// Sign returns the signed head of a tree, and whether it is a new one: the head of
+// a size is signed once. It is on disk when Sign returns. It returns ErrForked for
+// a tree that does not contain the last that was signed, and ErrBehind for a
+// smaller one.
+func (k *Keeper) Sign(tree Tree, now time.Time) (signed []byte, isNew bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	size, hashes := tree.Size(), tree.Hashes()
 	if n := len(k.sizes); n > 0 {
 		last := k.sizes[n-1]
 		signed, err := k.check(last, size, hashes)

@@ -35,17 +35,23 @@ type tree []tlog.Hash
 func grow(t testing.TB, tr tree, entries ...string) tree {
 	t.Helper()
 	for _, e := range entries {
-		n := int64(0)
-		for tlog.StoredHashCount(n) < int64(len(tr)) {
-			n++
-		}
-		hashes, err := tlog.StoredHashes(n, []byte(e), tr)
+		hashes, err := tlog.StoredHashes(int64(tr.Size()), []byte(e), tr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		tr = append(tr, hashes...)
 	}
 	return tr
+}
+
+func (tr tree) Hashes() tlog.HashReader { return tr }
+
+func (tr tree) Size() uint64 {
+	n := int64(0)
+	for tlog.StoredHashCount(n) < int64(len(tr)) {
+		n++
+	}
+	return uint64(n)
 }
 
 func (tr tree) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
@@ -154,39 +160,37 @@ func TestKeeperSignsWhatExtendsWhatItSigned(t *testing.T) {
 	}
 	two := grow(t, nil, "a", "b")
 	five := grow(t, two, "c", "d", "e")
-	sign := func(size uint64, tr tree) ([]byte, bool) {
+	sign := func(tr tree) ([]byte, bool) {
 		t.Helper()
-		signed, isNew, err := keeper.Sign(size, tr, now)
+		signed, isNew, err := keeper.Sign(tr, now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if h, err := treehead.Open(signed, v); err != nil || h.Size != size {
+		if h, err := treehead.Open(signed, v); err != nil || h.Size != tr.Size() {
 			t.Fatalf("signed %+v, %v", h, err)
 		}
 		return signed, isNew
 	}
-	first, isNew := sign(2, two)
-	if again, isNewAgain := sign(2, five); !isNew || isNewAgain || string(again) != string(first) {
+	first, isNew := sign(two)
+	if again, isNewAgain := sign(two); !isNew || isNewAgain || string(again) != string(first) {
 		t.Errorf("a size was signed twice: %v, %v", isNew, isNewAgain)
 	}
-	sign(5, five)
+	sign(five)
 	// It goes on after a restart, with another key too.
 	k2, v2 := key(t, "runledger/a")
 	if keeper, err = treehead.OpenKeeper(dir, k2); err != nil {
 		t.Fatal(err)
 	}
-	for _, forked := range []tree{grow(t, nil, "a", "b", "c", "x", "e", "f"), grow(t, nil, "b", "a", "c", "d", "e", "f")} {
-		for size := range uint64(2) {
-			if _, _, err := keeper.Sign(5+size, forked, now); !errors.Is(err, treehead.ErrForked) {
-				t.Errorf("signed %d entries of another tree: %v", 5+size, err)
-			}
+	for _, forked := range []tree{grow(t, nil, "a", "b", "c", "x", "e"), grow(t, nil, "a", "b", "c", "x", "e", "f"), grow(t, nil, "b", "a", "c", "d", "e", "f")} {
+		if _, _, err := keeper.Sign(forked, now); !errors.Is(err, treehead.ErrForked) {
+			t.Errorf("signed another tree of %d entries: %v", forked.Size(), err)
 		}
 	}
-	if _, _, err := keeper.Sign(4, five, now); !errors.Is(err, treehead.ErrBehind) {
+	if _, _, err := keeper.Sign(grow(t, two, "c", "d"), now); !errors.Is(err, treehead.ErrBehind) {
 		t.Errorf("signed a smaller tree: %v", err)
 	}
 	v = v2
-	sign(6, grow(t, five, "f"))
+	sign(grow(t, five, "f"))
 	if sizes, more := keeper.Sizes(0, 2); len(sizes) != 2 || sizes[1] != 5 || !more {
 		t.Errorf("sizes %v, more %v", sizes, more)
 	}
@@ -200,7 +204,7 @@ func TestKeeperSignsWhatExtendsWhatItSigned(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "000000000006.note"), first, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := keeper.Sign(6, grow(t, five, "f"), now); !errors.Is(err, treehead.ErrMalformed) {
+	if _, _, err := keeper.Sign(grow(t, five, "f"), now); !errors.Is(err, treehead.ErrMalformed) {
 		t.Errorf("signed beside a damaged head: %v", err)
 	}
 }
