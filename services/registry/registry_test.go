@@ -49,13 +49,19 @@ type server struct {
 
 func start(t testing.TB, log *eventlog.Log, dir string) *server {
 	t.Helper()
-	service, err := registry.New(t.Context(), registry.Config{Log: log, Dir: dir, Registerer: prometheus.NewRegistry()})
+	return startWith(t, registry.Config{Log: log, Dir: dir})
+}
+
+func startWith(t testing.TB, c registry.Config) *server {
+	t.Helper()
+	c.Registerer = prometheus.NewRegistry()
+	service, err := registry.New(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	e := httpapi.New(httpapi.Config{Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
 	service.Register(e)
-	return &server{t: t, service: service, dir: dir, echo: e}
+	return &server{t: t, service: service, dir: c.Dir, echo: e}
 }
 
 func (s *server) close() {

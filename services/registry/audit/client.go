@@ -21,8 +21,12 @@ import (
 	"github.com/runledger/runledger/services/registry/treehead"
 )
 
-// ErrAnswer means that a server answered something else than what was asked.
-var ErrAnswer = errors.New("unexpected answer")
+var (
+	// ErrAnswer means that a server answered something else than what was asked.
+	ErrAnswer = errors.New("unexpected answer")
+	// ErrRefused means that a server answered with an error.
+	ErrRefused = errors.New("the server refused")
+)
 
 const (
 	requestTimeout = time.Minute
@@ -77,7 +81,7 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values) 
 		if json.Unmarshal(body, &told) != nil || told.Message == "" {
 			told.Message = resp.Status
 		}
-		return nil, fmt.Errorf("%s: %w: %s", path, ErrAnswer, told.Message)
+		return nil, fmt.Errorf("%w: %s", ErrRefused, told.Message)
 	}
 	return body, nil
 }

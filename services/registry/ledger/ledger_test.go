@@ -20,101 +20,6 @@ import (
 	"github.com/runledger/runledger/services/registry/ledger"
 )
 
-// randomEvents returns n events that fit each other.
-func randomEvents(t testing.TB, seed uint64, n int) []eventlog.Record {
-	t.Helper()
-	r := rand.New(rand.NewPCG(seed, 1))
-	st := catalog.Empty()
-	var recs []eventlog.Record
-	at := time.Date(2026, 3, 3, 14, 0, 0, 0, time.UTC)
-	for len(recs) < n {
-		e := randomEvent(r, st)
-		at = at.Add(time.Duration(r.IntN(5_000_000)) * time.Microsecond)
-		seq := uint64(len(recs) + 1)
-		next, _, err := st.Apply(seq, at, e)
-		if errors.Is(err, catalog.ErrMisfit) {
-			continue
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		st = next
-		recs = append(recs, eventlog.Record{
-			Stream: events.StreamRegistry, Seq: seq, Event: e,
-			Attributes: events.Attributes{
-				ID: fmt.Sprintf("event-%d-%d", seed, seq), Source: "/test", Time: at, Actor: "ada\xff", Reason: "because é \b<&>\u2028",
-				RequestID: "r", IdempotencyKey: []string{"", fmt.Sprint(seq)}[r.IntN(2)],
-			},
-		})
-		recs[len(recs)-1].Actor = "ada"
-	}
-	return recs
-}
-
-func randomEvent(r *rand.Rand, st *catalog.State) *events.Event {
-	name := fmt.Sprintf("model %d", r.IntN(4))
-	version := uint64(1 + r.IntN(5))
-	text := []string{"", "a", "é\u2028\"\\\n\x01", "b"}[r.IntN(4)]
-	key := []string{"k", "l", "m/n"}[r.IntN(3)]
-	stages := []string{"None", "Staging", "Production", "Archived"}
-	m, _ := st.Model(name)
-	switch r.IntN(14) {
-	case 0, 1:
-		return &events.Event{Data: &events.Event_RegisteredModelCreated{RegisteredModelCreated: &events.RegisteredModelCreated{
-			Name: name, Description: text, Tags: []*events.Tag{{Key: key, Value: text}},
-		}}}
-	case 2:
-		return &events.Event{Data: &events.Event_RegisteredModelUpdated{RegisteredModelUpdated: &events.RegisteredModelUpdated{Name: name, Description: text}}}
-	case 3:
-		return &events.Event{Data: &events.Event_RegisteredModelRenamed{RegisteredModelRenamed: &events.RegisteredModelRenamed{Name: name, NewName: fmt.Sprintf("model %d", r.IntN(4))}}}
-	case 4:
-		if r.IntN(4) > 0 {
-			break
-		}
-		return &events.Event{Data: &events.Event_RegisteredModelDeleted{RegisteredModelDeleted: &events.RegisteredModelDeleted{Name: name}}}
-	case 5:
-		return &events.Event{Data: &events.Event_RegisteredModelTagSet{RegisteredModelTagSet: &events.RegisteredModelTagSet{Name: name, Tag: &events.Tag{Key: key, Value: text}}}}
-	case 6:
-		return &events.Event{Data: &events.Event_RegisteredModelTagDeleted{RegisteredModelTagDeleted: &events.RegisteredModelTagDeleted{Name: name, Key: key}}}
-	case 7:
-		if m == nil {
-			break
-		}
-		e := &events.ModelVersionStageSet{Name: name, Version: version, ToStage: stages[r.IntN(4)]}
-		if v, ok := m.Version(version); ok {
-			e.FromStage = v.Stage
-		}
-		for v := range m.Versions() {
-			if v.Stage == e.ToStage && v.Number != version {
-				e.ArchivedVersions = append(e.ArchivedVersions, v.Number)
-			}
-		}
-		return &events.Event{Data: &events.Event_ModelVersionStageSet{ModelVersionStageSet: e}}
-	case 8:
-		return &events.Event{Data: &events.Event_ModelVersionDeleted{ModelVersionDeleted: &events.ModelVersionDeleted{Name: name, Version: version}}}
-	case 9:
-		return &events.Event{Data: &events.Event_ModelVersionTagSet{ModelVersionTagSet: &events.ModelVersionTagSet{Name: name, Version: version, Tag: &events.Tag{Key: key, Value: text}}}}
-	case 10:
-		return &events.Event{Data: &events.Event_ModelVersionTagDeleted{ModelVersionTagDeleted: &events.ModelVersionTagDeleted{Name: name, Version: version, Key: key}}}
-	case 11:
-		if m == nil {
-			break
-		}
-		return &events.Event{Data: &events.Event_AliasSet{AliasSet: &events.AliasSet{Name: name, Alias: key, Version: version, PreviousVersion: m.Aliases[key]}}}
-	case 12:
-		if m == nil || m.Aliases[key] == 0 {
-			break
-		}
-		return &events.Event{Data: &events.Event_AliasDeleted{AliasDeleted: &events.AliasDeleted{Name: name, Alias: key, PreviousVersion: m.Aliases[key]}}}
-	}
-	if m == nil {
-		return &events.Event{Data: &events.Event_RegisteredModelCreated{RegisteredModelCreated: &events.RegisteredModelCreated{Name: name}}}
-	}
-	return &events.Event{Data: &events.Event_ModelVersionCreated{ModelVersionCreated: &events.ModelVersionCreated{
-		Name: name, Version: m.Next, Source: "s3://b/" + text, RunId: "r", Description: text, Tags: []*events.Tag{{Key: key, Value: text}},
-	}}}
-}
-
 func open(t testing.TB, fs vfs.FS, dir string) *ledger.Ledger {
 	t.Helper()
 	l, err := ledger.Open(dir, ledger.Options{FS: fs})
@@ -133,7 +38,7 @@ func closeLedger(t testing.TB, l *ledger.Ledger) {
 
 func TestLedgerIsAFunctionOfTheEvents(t *testing.T) {
 	for seed := range uint64(6) {
-		recs := randomEvents(t, seed, 150)
+		recs := ledgertest.RandomEvents(t, seed, 150)
 		oneByOne, together := t.TempDir(), t.TempDir()
 		l := open(t, nil, oneByOne)
 		for i, rec := range recs {
@@ -167,7 +72,7 @@ func TestLedgerIsAFunctionOfTheEvents(t *testing.T) {
 func TestCanonicalEncoding(t *testing.T) {
 	l := open(t, vfs.NewMem(), "l")
 	defer closeLedger(t, l)
-	rec := randomEvents(t, 0, 1)[0]
+	rec := ledgertest.RandomEvents(t, 0, 1)[0]
 	rec.Event = &events.Event{Data: &events.Event_RegisteredModelCreated{RegisteredModelCreated: &events.RegisteredModelCreated{
 		Name: "m", Description: "é\b<", Tags: []*events.Tag{{Key: "b", Value: ""}, {Key: "a", Value: "1"}},
 	}}}
@@ -196,7 +101,7 @@ func TestCanonicalEncoding(t *testing.T) {
 func TestApplyRefusesWhatDoesNotFit(t *testing.T) {
 	l := open(t, vfs.NewMem(), "l")
 	defer closeLedger(t, l)
-	recs := randomEvents(t, 3, 20)
+	recs := ledgertest.RandomEvents(t, 3, 20)
 	if err := l.Apply(recs[:5]...); err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +128,7 @@ func TestApplyRefusesWhatDoesNotFit(t *testing.T) {
 // what Apply had returned for, and goes on from there to the same ledger.
 func TestPowerLoss(t *testing.T) {
 	const n, clones = 120, 300
-	recs := randomEvents(t, 7, n)
+	recs := ledgertest.RandomEvents(t, 7, n)
 	reference := vfs.NewMem()
 	l := open(t, reference, "l")
 	if err := l.Apply(recs...); err != nil {
@@ -348,7 +253,7 @@ func TestHistoryFollowsTheModel(t *testing.T) {
 }
 
 func BenchmarkApply(b *testing.B) {
-	recs := randomEvents(b, 1, 5000)
+	recs := ledgertest.RandomEvents(b, 1, 5000)
 	b.Run("rebuild", func(b *testing.B) {
 		for b.Loop() {
 			l := open(b, nil, b.TempDir())
@@ -384,7 +289,7 @@ func BenchmarkApply(b *testing.B) {
 // A disk that refuses writes ends the ledger with an error, not the process,
 // and what was applied before is there when it is opened again.
 func TestDiskFailure(t *testing.T) {
-	recs := randomEvents(t, 5, 40)
+	recs := ledgertest.RandomEvents(t, 5, 40)
 	mem := vfs.NewCrashableMem()
 	var full atomic.Bool
 	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
