@@ -2,7 +2,6 @@ package audit_test
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -12,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
@@ -83,49 +81,6 @@ func signHeads(t testing.TB, dir string, k treehead.Key, sizes ...uint64) (heads
 	return heads
 }
 
-type silent struct{ testing.TB }
-
-func (silent) Infof(string, ...any)             {}
-func (silent) Errorf(string, ...any)            {}
-func (s silent) Fatalf(format string, a ...any) { panic(fmt.Sprintf(format, a...)) }
-
-// tamper changes keys of a ledger that is not open, as somebody with access to the
-// disk can: "" deletes a key. It returns what undoes it.
-func tamper(t testing.TB, dir string, change map[string]string) (undo map[string]string) {
-	t.Helper()
-	db, err := pebble.Open(dir, &pebble.Options{FormatMajorVersion: pebble.FormatNewest, Logger: silent{t}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	undo = make(map[string]string)
-	for key, value := range change {
-		old, closer, err := db.Get([]byte(key))
-		switch {
-		case errors.Is(err, pebble.ErrNotFound):
-			undo[key] = deleted
-		case err != nil:
-			t.Fatal(err)
-		default:
-			undo[key] = string(old)
-			_ = closer.Close()
-		}
-		if value == deleted {
-			err = db.Delete([]byte(key), pebble.NoSync)
-		} else {
-			err = db.Set([]byte(key), []byte(value), pebble.NoSync)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return undo
-}
-
-const deleted = "(deleted)"
-
 // number is the n-th big-endian number of a key's rest.
 func number(key string, n int) (v uint64) {
 	for _, b := range []byte(key[2+8*n : 10+8*n]) {
@@ -159,7 +114,7 @@ func TestEveryChangeOfALedgerOnDiskIsFound(t *testing.T) {
 	for _, key := range slices.Sorted(maps.Keys(dump)) {
 		kinds[key[:1]]++
 		value := []byte(dump[key])
-		changes := map[string]map[string]string{"deleted": {key: deleted}}
+		changes := map[string]map[string]string{"deleted": {key: ledgertest.Deleted}}
 		if len(value) > 0 {
 			flipped := slices.Clone(value)
 			flipped[r.IntN(len(flipped))] ^= 1 << r.IntN(8)
@@ -169,10 +124,10 @@ func TestEveryChangeOfALedgerOnDiskIsFound(t *testing.T) {
 		moved := []byte(key)
 		moved[r.IntN(len(moved))] ^= 1 << r.IntN(8)
 		if _, taken := dump[string(moved)]; !taken {
-			changes["moved"] = map[string]string{key: deleted, string(moved): string(value)}
+			changes["moved"] = map[string]string{key: ledgertest.Deleted, string(moved): string(value)}
 		}
 		for what, change := range changes {
-			undo := tamper(t, dir, change)
+			undo := ledgertest.Tamper(t, dir, change)
 			err := verify()
 			if err == nil {
 				t.Fatalf("key %q %s: not found", key, what)
@@ -183,7 +138,7 @@ func TestEveryChangeOfALedgerOnDiskIsFound(t *testing.T) {
 			if at, ok := first(err); strings.HasPrefix(key, "e/") && what != "moved" && (!ok || at != number(key, 0)) {
 				t.Errorf("entry %d %s: %v", number(key, 0), what, err)
 			}
-			tamper(t, dir, undo)
+			ledgertest.Tamper(t, dir, undo)
 		}
 	}
 	if err := verify(); err != nil {
@@ -203,12 +158,12 @@ func TestSwappedEntriesAreFound(t *testing.T) {
 			if i == j {
 				continue
 			}
-			undo := tamper(t, dir, map[string]string{keys[i]: dump[keys[j]], keys[j]: dump[keys[i]]})
+			undo := ledgertest.Tamper(t, dir, map[string]string{keys[i]: dump[keys[j]], keys[j]: dump[keys[i]]})
 			_, err := audit.VerifyDir(t.Context(), dir, nil, nil, audit.Options{}) // without the log
 			if at, ok := first(err); !ok || at != uint64(i) {
 				t.Fatalf("entries %d and %d swapped: %v", i, j, err)
 			}
-			tamper(t, dir, undo)
+			ledgertest.Tamper(t, dir, undo)
 		}
 	}
 }
