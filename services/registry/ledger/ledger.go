@@ -50,7 +50,7 @@ const (
 
 // Options configure Open.
 type Options struct {
-	FS     vfs.FS // nil is the disk
+	FS     vfs.FS // nil is the disk, watched for slowness
 	Logger *slog.Logger
 	// ReadOnly opens a ledger that is there, and changes nothing on disk.
 	ReadOnly bool
@@ -82,9 +82,6 @@ type view struct {
 
 // Open opens the ledger in dir, or makes a new one.
 func Open(dir string, o Options) (*Ledger, error) {
-	if o.FS == nil {
-		o.FS = vfs.Default
-	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -125,74 +127,101 @@ func TestApplyRefusesWhatDoesNotFit(t *testing.T) {
 }
 
 // After a loss of power the ledger has a prefix of the events, no shorter than
-// what Apply had returned for, and goes on from there to the same ledger.
+// what Apply had returned for, and goes on from there to the same ledger. Power is
+// lost at any moment: between events, while they are written, and while a ledger
+// that lost power before is opened.
 func TestPowerLoss(t *testing.T) {
-	const n, clones = 120, 300
-	recs := ledgertest.RandomEvents(t, 7, n)
-	reference := vfs.NewMem()
-	l := open(t, reference, "l")
-	if err := l.Apply(recs...); err != nil {
-		t.Fatal(err)
-	}
-	closeLedger(t, l)
-	want := ledgertest.Dump(t, reference, "l")
-
-	type crash struct {
-		fs     *vfs.MemFS
-		synced uint64
-	}
-	fs := vfs.NewCrashableMem()
-	l = open(t, fs, "l")
-	crashes := make(chan crash, clones)
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		// Clones at any moment, while events are applied and also between.
-		defer close(done)
-		r := rand.New(rand.NewPCG(1, 1))
-		for range clones {
-			c := crash{synced: l.LastSeq()}
-			c.fs = fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r})
-			crashes <- c
-			select {
-			case <-stop:
-			case <-time.After(time.Duration(r.IntN(300)) * time.Microsecond):
-			}
+	const n, perRound = 120, 250
+	losses := 2000
+	if text := os.Getenv("RUNLEDGER_POWER_LOSSES"); text != "" {
+		var err error
+		if losses, err = strconv.Atoi(text); err != nil {
+			t.Fatalf("RUNLEDGER_POWER_LOSSES: %v", err)
 		}
-	}()
-	r := rand.New(rand.NewPCG(2, 2))
-	for i := 0; i < n; {
-		k := min(1+r.IntN(4), n-i)
-		if err := l.Apply(recs[i : i+k]...); err != nil {
-			t.Fatal(err)
-		}
-		i += k
-		time.Sleep(time.Duration(r.IntN(400)) * time.Microsecond)
 	}
-	close(stop)
-	<-done
-	closeLedger(t, l)
-	close(crashes)
-	states := make(map[uint64]bool)
-	for c := range crashes {
-		l := open(t, c.fs, "l")
-		at := l.LastSeq()
-		states[at] = true
-		if at < c.synced {
-			t.Fatalf("the ledger is at event %d, %d was on disk", at, c.synced)
-		}
-		ledgertest.Verify(t, l, recs[:at])
-		if err := l.Apply(recs[at:]...); err != nil {
+	states := make(map[uint64]int)
+	for round := range uint64(max(1, losses/perRound)) {
+		recs := ledgertest.RandomEvents(t, round, n)
+		reference := vfs.NewMem()
+		l := open(t, reference, "l")
+		if err := l.Apply(recs...); err != nil {
 			t.Fatal(err)
 		}
 		closeLedger(t, l)
-		if !maps.Equal(ledgertest.Dump(t, c.fs, "l"), want) {
-			t.Fatalf("the ledger that went on from event %d is another one", at)
+		want := ledgertest.Dump(t, reference, "l")
+		for _, c := range losePower(t, round, recs, perRound) {
+			l := open(t, c.fs, "l")
+			at := l.LastSeq()
+			states[at]++
+			if at < c.synced {
+				t.Fatalf("the ledger is at event %d, %d was on disk", at, c.synced)
+			}
+			ledgertest.Verify(t, l, recs[:at])
+			if err := l.Apply(recs[at:]...); err != nil {
+				t.Fatal(err)
+			}
+			closeLedger(t, l)
+			if !maps.Equal(ledgertest.Dump(t, c.fs, "l"), want) {
+				t.Fatalf("the ledger that went on from event %d is another one", at)
+			}
 		}
 	}
 	if len(states) < 10 {
 		t.Fatalf("the clones are of %d different positions only", len(states))
 	}
-	t.Logf("%d clones at %d positions", clones, len(states))
+	t.Logf("%d losses of power at %d positions", losses, len(states))
+}
+
+// crash is what is left on disk after a loss of power, and the event up to which
+// Apply had returned before.
+type crash struct {
+	fs     *vfs.MemFS
+	synced uint64
+}
+
+// losePower applies the events, loses power now and then and goes on with what is
+// left, and returns what would have been left at n moments.
+func losePower(t *testing.T, seed uint64, recs []eventlog.Record, n int) []crash {
+	t.Helper()
+	var synced atomic.Uint64
+	var disk atomic.Pointer[vfs.MemFS]
+	disk.Store(vfs.NewCrashableMem())
+	stop := make(chan struct{})
+	cloned := make(chan []crash)
+	go func() { // ends when it has n, or soon after stop
+		r := rand.New(rand.NewPCG(seed, 1))
+		var crashes []crash
+		for range n {
+			c := crash{synced: synced.Load()}
+			c.fs = disk.Load().CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r})
+			crashes = append(crashes, c)
+			select {
+			case <-stop:
+			case <-time.After(time.Duration(r.IntN(300)) * time.Microsecond):
+			}
+		}
+		cloned <- crashes
+	}()
+	r := rand.New(rand.NewPCG(seed, 2))
+	l := open(t, disk.Load(), "l")
+	for l.LastSeq() < uint64(len(recs)) {
+		at := int(l.LastSeq())
+		if err := l.Apply(recs[at:min(at+1+r.IntN(4), len(recs))]...); err != nil {
+			t.Fatal(err)
+		}
+		synced.Store(l.LastSeq())
+		time.Sleep(time.Duration(r.IntN(400)) * time.Microsecond)
+		if r.IntN(8) == 0 {
+			left := disk.Load().CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r})
+			closeLedger(t, l)
+			disk.Store(left)
+			l = open(t, left, "l")
+		}
+	}
+	close(stop)
+	crashes := <-cloned
+	closeLedger(t, l)
+	return crashes
 }
 
 func TestHistoryFollowsTheModel(t *testing.T) {
