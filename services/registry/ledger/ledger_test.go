@@ -3,10 +3,12 @@ package ledger_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -175,8 +177,34 @@ func TestPowerLoss(t *testing.T) {
 // crash is what is left on disk after a loss of power, and the event up to which
 // Apply had returned before.
 type crash struct {
-	fs     *vfs.MemFS
+	fs     memDisk
 	synced uint64
+}
+
+// memDisk is a disk whose power can be lost. A MemFS that is cloned while it is in
+// Lock or ReuseForWrite can deadlock: both take its lock twice.
+type memDisk struct {
+	*vfs.MemFS
+	cloning *sync.Mutex
+}
+
+func (d memDisk) Lock(name string) (io.Closer, error) {
+	d.cloning.Lock()
+	defer d.cloning.Unlock()
+	return d.MemFS.Lock(name)
+}
+
+func (d memDisk) ReuseForWrite(from, to string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	d.cloning.Lock()
+	defer d.cloning.Unlock()
+	return d.MemFS.ReuseForWrite(from, to, category)
+}
+
+// losePower returns what is left after a loss of power at this moment.
+func (d memDisk) losePower(r *rand.Rand) memDisk {
+	d.cloning.Lock()
+	defer d.cloning.Unlock()
+	return memDisk{MemFS: d.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r}), cloning: new(sync.Mutex)}
 }
 
 // losePower applies the events, loses power now and then and goes on with what is
@@ -184,8 +212,8 @@ type crash struct {
 func losePower(t *testing.T, seed uint64, recs []eventlog.Record, n int) []crash {
 	t.Helper()
 	var synced atomic.Uint64
-	var disk atomic.Pointer[vfs.MemFS]
-	disk.Store(vfs.NewCrashableMem())
+	var disk atomic.Value // memDisk
+	disk.Store(memDisk{MemFS: vfs.NewCrashableMem(), cloning: new(sync.Mutex)})
 	stop := make(chan struct{})
 	cloned := make(chan []crash)
 	go func() { // ends when it has n, or soon after stop
@@ -193,7 +221,7 @@ func losePower(t *testing.T, seed uint64, recs []eventlog.Record, n int) []crash
 		var crashes []crash
 		for range n {
 			c := crash{synced: synced.Load()}
-			c.fs = disk.Load().CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r})
+			c.fs = disk.Load().(memDisk).losePower(r)
 			crashes = append(crashes, c)
 			select {
 			case <-stop:
@@ -203,7 +231,7 @@ func losePower(t *testing.T, seed uint64, recs []eventlog.Record, n int) []crash
 		cloned <- crashes
 	}()
 	r := rand.New(rand.NewPCG(seed, 2))
-	l := open(t, disk.Load(), "l")
+	l := open(t, disk.Load().(memDisk), "l")
 	for l.LastSeq() < uint64(len(recs)) {
 		at := int(l.LastSeq())
 		if err := l.Apply(recs[at:min(at+1+r.IntN(4), len(recs))]...); err != nil {
@@ -212,7 +240,7 @@ func losePower(t *testing.T, seed uint64, recs []eventlog.Record, n int) []crash
 		synced.Store(l.LastSeq())
 		time.Sleep(time.Duration(r.IntN(400)) * time.Microsecond)
 		if r.IntN(8) == 0 {
-			left := disk.Load().CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r})
+			left := disk.Load().(memDisk).losePower(r)
 			closeLedger(t, l)
 			disk.Store(left)
 			l = open(t, left, "l")
