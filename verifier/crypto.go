@@ -17,6 +17,18 @@ import (
 
 type hash = [sha256.Size]byte
 
+// base64Strict knows one text for every value.
+var base64Strict = base64.StdEncoding.Strict()
+
+// digest is a hash in JSON.
+type digest []byte
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *digest) UnmarshalText(text []byte) (err error) {
+	*d, err = base64Strict.AppendDecode(nil, text)
+	return err
+}
+
 // leafHash and nodeHash are those of RFC 6962, section 2.1.
 func leafHash(entry []byte) hash { return sha256.Sum256(append([]byte{0}, entry...)) }
 
@@ -26,7 +38,7 @@ func nodeHash(left, right hash) hash {
 
 // rootFrom returns the root of the tree of size leaves that an audit path leads
 // to, as RFC 9162, section 2.1.3.2, has it.
-func rootFrom(leaf hash, index, size uint64, proof [][]byte) (hash, error) {
+func rootFrom(leaf hash, index, size uint64, proof []digest) (hash, error) {
 	if index >= size {
 		return hash{}, fmt.Errorf("a tree of %d entries has none from that on", size)
 	}
@@ -91,7 +103,7 @@ const algorithmEd25519 = 1
 func parseKey(text string) (key, error) {
 	name, rest, _ := strings.Cut(text, "+")
 	id, encoded, ok := strings.Cut(rest, "+")
-	public, err := base64.StdEncoding.DecodeString(encoded)
+	public, err := base64Strict.DecodeString(encoded)
 	if !ok || err != nil || len(public) != 1+ed25519.PublicKeySize || public[0] != algorithmEd25519 || name == "" {
 		return key{}, fmt.Errorf("%q is no verifier key", text)
 	}
@@ -127,7 +139,7 @@ func openHead(signed []byte, k key) (head, error) {
 	valid := false
 	for signature := range strings.Lines(signatures) {
 		name, encoded, ok := strings.Cut(strings.TrimPrefix(strings.TrimSuffix(signature, "\n"), dash), " ")
-		value, err := base64.StdEncoding.DecodeString(encoded)
+		value, err := base64Strict.DecodeString(encoded)
 		if !ok || err != nil || len(value) <= idLength || !strings.HasPrefix(signature, dash) {
 			return head{}, errors.New("malformed signature of a tree head")
 		}
@@ -151,7 +163,7 @@ func openHead(signed []byte, k key) (head, error) {
 	if err != nil {
 		return head{}, fmt.Errorf("size of a tree head: %w", err)
 	}
-	root, err := base64.StdEncoding.DecodeString(lines[2])
+	root, err := base64Strict.DecodeString(lines[2])
 	if err != nil || len(root) != sha256.Size {
 		return head{}, errors.New("malformed root hash of a tree head")
 	}

@@ -102,9 +102,9 @@ type line struct {
 	Model       string  `json:"model"`
 
 	Index    *uint64  `json:"index"`
-	LeafHash []byte   `json:"leaf_hash"`
+	LeafHash digest   `json:"leaf_hash"`
 	Entry    string   `json:"entry"`
-	Proof    [][]byte `json:"proof"`
+	Proof    []digest `json:"proof"`
 
 	Entries *uint64 `json:"entries"`
 }
