@@ -148,13 +148,22 @@ func TestProofs(t *testing.T) {
 		path  string
 		query fields
 	}{
-		{"entries", fields{"from": -1}}, {"entries", fields{"from": "x"}}, {"entries", fields{"from": "9223372036854775808"}},
-		{"entries", fields{"max_results": 0}}, {"entries", fields{"max_results": 1001}},
-		{"proofs/inclusion", nil}, {"proofs/inclusion", fields{"entry": n}}, {"proofs/inclusion", fields{"entry": 3, "size": 3}},
-		{"proofs/inclusion", fields{"entry": 0, "size": 0}}, {"proofs/inclusion", fields{"entry": 0, "size": n + 1}},
+		{"entries", fields{"from": -1}},
+		{"entries", fields{"from": "x"}},
+		{"entries", fields{"from": "9223372036854775808"}},
+		{"entries", fields{"max_results": 0}},
+		{"entries", fields{"max_results": 1001}},
+		{"proofs/inclusion", nil},
+		{"proofs/inclusion", fields{"entry": n}},
+		{"proofs/inclusion", fields{"entry": 3, "size": 3}},
+		{"proofs/inclusion", fields{"entry": 0, "size": 0}},
+		{"proofs/inclusion", fields{"entry": 0, "size": n + 1}},
 		{"proofs/inclusion", fields{"entry": "1e1"}},
-		{"proofs/consistency", nil}, {"proofs/consistency", fields{"from": 0}}, {"proofs/consistency", fields{"from": n + 1}},
-		{"proofs/consistency", fields{"from": 3, "to": 2}}, {"proofs/consistency", fields{"from": 1, "to": n + 1}},
+		{"proofs/consistency", nil},
+		{"proofs/consistency", fields{"from": 0}},
+		{"proofs/consistency", fields{"from": n + 1}},
+		{"proofs/consistency", fields{"from": 3, "to": 2}},
+		{"proofs/consistency", fields{"from": 1, "to": n + 1}},
 		{"tree-heads", fields{"page_token": "x"}},
 	} {
 		if status, body := p.get(bad.path, bad.query); status != http.StatusBadRequest || !bytes.Contains(body, []byte("INVALID_PARAMETER_VALUE")) {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/runledger/runledger/services/registry/ledger"
 	"github.com/runledger/runledger/services/registry/treehead"
 )
 
@@ -153,7 +154,9 @@ func (c *Client) Entries(ctx context.Context, from, to uint64) iter.Seq2[[]byte,
 				return
 			}
 			if len(body) == 0 {
-				yield(nil, fmt.Errorf("%w: the server has no entry %d, though it signed a tree of %d", ErrAnswer, from, to))
+				yield(nil, fmt.Errorf("%w: %w", ErrAnswer, &ledger.Difference{
+					First: from, Last: from, Reason: fmt.Sprintf("the server has none, though it signed a tree of %d", to),
+				}))
 				return
 			}
 			lines := bufio.NewScanner(bytes.NewReader(body))
