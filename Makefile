@@ -1,5 +1,5 @@
 # What a user needs:   make run · make demo · make test
-# What a change needs: make lint · make generate · make torture · make bench
+# What a change needs: make lint · make generate · make conformance · make torture · make bench
 
 GO       ?= go
 PYTHON   ?= python3
@@ -8,14 +8,15 @@ PACKAGES := $(MODULES:%=./%/...)
 VENV     := .venv
 PY       := $(VENV)/bin/python
 PY_2.9   := $(VENV)-2.9/bin/python
+PY_INT   := $(VENV)-integrations/bin/python
 # The race detector needs a C compiler.
 RACE     := $(if $(shell command -v $${CC:-cc}),-race)
 URI      ?= http://127.0.0.1:5000
 
-.PHONY: help build run demo test test-go test-client test-client-2.9 lint generate torture bench clean
+.PHONY: help build run demo test test-go test-client test-client-2.9 test-integrations conformance lint generate torture bench clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 engine/node_modules: engine/package-lock.json
 	@echo "Fetching the ClickHouse engine (about 130 MB, once)"
@@ -41,6 +42,12 @@ $(PY_2.9): test/client/requirements-2.9.txt
 	$(PY_2.9) -m pip install --quiet --disable-pip-version-check -r test/client/requirements-2.9.txt
 	@touch $@
 
+$(PY_INT): test/integrations/requirements.txt
+	@echo "Making a Python environment with PyTorch and others in $(VENV)-integrations (6 GB, once)"
+	$(PYTHON) -m venv $(VENV)-integrations
+	$(PY_INT) -m pip install --quiet --disable-pip-version-check -r test/integrations/requirements.txt
+	@touch $@
+
 demo: $(PY) ## Run a real sweep against the server of `make run` (URI=…)
 	MLFLOW_DISABLE_TELEMETRY=true $(PY) -W ignore::FutureWarning examples/sweep/sweep.py --tracking-uri $(URI)
 
@@ -56,12 +63,19 @@ test-client: build $(PY)
 test-client-2.9: build $(PY_2.9)
 	cd test/client && ../../$(PY_2.9) -m pytest
 
+conformance: build $(PY) ## Test MLflow's routes and rules, write docs/mlflow-compatibility.md
+	GO="$(GO)" $(PY) test/client/conformance.py
+
+test-integrations: build $(PY_INT) ## Run Lightning, Optuna, XGBoost and LightGBM against Runledger (6 GB on disk)
+	cd test/integrations && ../../$(PY_INT) -m pytest
+
 lint: $(PY) ## Check style: gofumpt, staticcheck, ruff, mypy
 	cd tools && GOWORK=off $(GO) build -o ../bin/tools/ mvdan.cc/gofumpt honnef.co/go/tools/cmd/staticcheck
 	@test -z "$$(bin/tools/gofumpt -l $(MODULES) | tee /dev/stderr)"
 	bin/tools/staticcheck $(PACKAGES)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	cd test/client && ../../$(VENV)/bin/mypy .
+	cd test/integrations && ../../$(VENV)/bin/mypy .
 
 generate: ## Generate the event types from events.proto
 	cd tools && GOWORK=off $(GO) build -o ../bin/tools/ github.com/bufbuild/buf/cmd/buf
@@ -69,9 +83,10 @@ generate: ## Generate the event types from events.proto
 
 torture: build ## Kill the server under load, many times (KILLS=500)
 	RUNLEDGER_TORTURE_KILLS=$(or $(KILLS),500) $(GO) test -count=1 -v -timeout 3h -run NothingAcknowledged ./test
+	RUNLEDGER_TORTURE_KILLS=$(or $(KILLS),500) $(GO) test -count=1 -v -timeout 3h -run TestKill ./services/registry
 
 bench: build ## Measure ingest beside the bare ClickHouse insert rate
 	$(GO) run ./loadtest bench --bin bin/runledger
 
 clean: ## Remove what was built (not data directories)
-	rm -rf bin $(VENV) $(VENV)-2.9 engine/node_modules
+	rm -rf bin $(VENV) $(VENV)-2.9 $(VENV)-integrations engine/node_modules

@@ -21,10 +21,7 @@ import (
 	"github.com/runledger/runledger/services/registry/treehead"
 )
 
-const (
-	defaultServer = "http://127.0.0.1:5000"
-	progressEvery = time.Second
-)
+const progressEvery = time.Second
 
 func auditCommand() *cobra.Command {
 	cmd := &cobra.Command{

@@ -27,6 +27,10 @@ type options struct {
 	pprof         string
 	treeHeadKey   string
 	treeHeadEvery time.Duration
+
+	webhookKey          string
+	webhookSchemes      []string
+	webhookAllowPrivate bool
 }
 
 func (o *options) register(cmd *cobra.Command, defaultListen string) {
@@ -35,10 +39,13 @@ func (o *options) register(cmd *cobra.Command, defaultListen string) {
 	f.StringVar(&o.listen, "listen", defaultListen, "address to answer HTTP on; port 0 chooses a free one")
 	f.StringVar(&o.natsURL, "nats-url", "", "NATS server to use, for example nats://host:4222 (up: default is one in this process)")
 	f.StringVar(&o.clickhouseURL, "clickhouse-url", "", "ClickHouse server to use, for example clickhouse://user:password@host:9000/database (up: default is one in a child process)")
-	f.StringVar(&o.artifacts, "artifacts", "", "where artifacts are kept: a directory, file:///path or s3://bucket?region=… (default: artifacts in the data directory)")
+	f.StringVar(&o.artifacts, "artifacts", "", "where artifacts are kept: a directory, file:///path or s3://bucket?region=… (up: default is artifacts in the data directory)")
 	f.IntVar(&o.shards, "shards", 0, "run streams of a new event log (default 4); an existing log keeps its number")
 	f.IntVar(&o.replicas, "replicas", 1, "copies of each stream, for a NATS cluster")
 	f.Int64Var(&o.logMaxBytes, "log-max-bytes", 0, "size at which each stream refuses writes, in bytes (default: no limit)")
+	f.StringVar(&o.webhookKey, "webhook-key", "", "file with the key that the secrets of webhooks are encrypted with; made if it is not there (default: webhook.key in the data directory)")
+	f.StringSliceVar(&o.webhookSchemes, "webhook-schemes", []string{"https"}, "schemes that the addresses of webhooks may have: https, http")
+	f.BoolVar(&o.webhookAllowPrivate, "webhook-allow-private", false, "let webhooks reach addresses that are not on the public internet")
 	f.StringVar(&o.pprof, "pprof", "", "loopback address for the Go runtime's profiles")
 	_ = f.MarkHidden("pprof") // fails only for a flag that does not exist
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least level that is logged: DEBUG, INFO, WARN or ERROR")

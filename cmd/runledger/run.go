@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ import (
 	"github.com/runledger/runledger/services/query"
 	"github.com/runledger/runledger/services/registry"
 	"github.com/runledger/runledger/services/registry/treehead"
+	"github.com/runledger/runledger/services/registry/webhooks"
 )
 
 const (
@@ -55,6 +57,8 @@ const (
 type parts struct{ ingest, projector, query, registry bool }
 
 func (p parts) usesClickHouse() bool { return p.projector || p.query }
+
+func (p parts) usesArtifacts() bool { return p.ingest || p.registry }
 
 func (p parts) names() string {
 	var names []string
@@ -97,6 +101,11 @@ func serviceCommand(p parts, name, short string) *cobra.Command {
 		Short: short,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// A directory of its own would hide the files from the other services.
+			if p.usesArtifacts() && o.artifacts == "" {
+				return errors.New("--artifacts is missing: name the store that ingest and registry share, " +
+					"for example --artifacts 's3://bucket?region=…', or a directory that all of them see")
+			}
 			return run(cmd.Context(), o, p, false, cmd.OutOrStdout())
 		},
 	}
@@ -317,7 +326,15 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		n.check("query", s.Ready)
 		n.routes = append(n.routes, s.Register)
 	}
+	var store *artifacts.Store
+	if p.usesArtifacts() {
+		var err error
+		if store, err = n.openArtifacts(ctx); err != nil {
+			return err
+		}
+	}
 	var versions *registry.Service
+	var record artifacts.Record
 	if p.registry {
 		heads, err := n.openHeads()
 		if err != nil {
@@ -326,6 +343,10 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		s, err := registry.New(ctx, registry.Config{
 			Log: n.log, Dir: filepath.Join(n.dir, ledgerDir), Logger: n.logger, Registerer: n.registry,
 			Heads: heads, HeadEvery: n.options.treeHeadEvery,
+			Webhooks: webhooks.Options{
+				KeyFile: cmp.Or(n.options.webhookKey, filepath.Join(n.dir, "webhook.key")),
+				Schemes: n.options.webhookSchemes, AllowPrivate: n.options.webhookAllowPrivate,
+			},
 		})
 		if err != nil {
 			return err
@@ -336,41 +357,56 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		versions = s
 	}
 	if p.ingest {
-		s, err := ingest.New(ctx, ingest.Config{Log: n.log, Logger: n.logger, Registerer: n.registry})
+		s, err := ingest.New(ctx, ingest.Config{Log: n.log, PurgeArtifacts: purgeArtifacts(store), Logger: n.logger, Registerer: n.registry})
 		if err != nil {
 			return err
 		}
 		n.onClose(func() error { s.Close(); return nil })
 		n.check("ingest", s.Ready)
 		n.routes = append(n.routes, s.Register)
+		record = func(c echo.Context, at artifacts.Place, e *events.Event) error {
+			return s.RecordArtifact(c, at.ExperimentID, cmp.Or(at.Owner(), events.NoOwner), e)
+		}
 	}
-	if p.ingest || p.registry {
-		return n.startArtifacts(ctx, p, versions)
+	if store != nil {
+		n.serveArtifacts(p, store, versions, record)
 	}
 	return nil
 }
 
-// startArtifacts serves the files of runs and logged models beside ingest, and those of model
-// versions beside the registry.
-func (n *node) startArtifacts(ctx context.Context, p parts, versions *registry.Service) error {
+// purgeArtifacts tells ingest what the store is about to delete.
+func purgeArtifacts(store *artifacts.Store) ingest.PurgeArtifacts {
+	return func(ctx context.Context, uri, id string, dry bool, record ingest.RecordArtifacts) (files, bytes int64, elsewhere bool, err error) {
+		return store.Purge(ctx, uri, id, dry, func(at artifacts.Place, e *events.Event) error {
+			return record(at.ExperimentID, cmp.Or(at.Owner(), events.NoOwner), e)
+		})
+	}
+}
+
+func (n *node) openArtifacts(ctx context.Context) (*artifacts.Store, error) {
 	url, err := n.options.artifactsURL()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	store, err := artifacts.OpenStore(ctx, url)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	n.onClose(store.Close)
 	n.check("artifacts", store.Ready)
-	proxy := artifacts.NewProxy(store, artifactURI(n.log))
+	return store, nil
+}
+
+// serveArtifacts serves the files of runs and logged models beside ingest, and those of model
+// versions beside the registry.
+func (n *node) serveArtifacts(p parts, store *artifacts.Store, versions *registry.Service, record artifacts.Record) {
+	proxy := artifacts.NewProxy(store, artifactURI(n.log), record)
 	if p.ingest {
 		n.routes = append(n.routes, proxy.Register, func(e *echo.Echo) { proxy.RegisterLoggedModels(e, modelURI(n.log)) })
 	}
 	if p.registry {
 		n.routes = append(n.routes, func(e *echo.Echo) { proxy.RegisterModelVersions(e, versions.DownloadURI) })
 	}
-	return nil
 }
 
 // modelURI finds the artifacts of a logged model in its first event.
@@ -390,13 +426,13 @@ func modelURI(log *eventlog.Log) func(context.Context, string) (string, error) {
 // artifactURI finds the artifacts of a run in its first event.
 func artifactURI(log *eventlog.Log) func(context.Context, string) (string, error) {
 	return func(ctx context.Context, runID string) (string, error) {
-		if !events.ValidRunID(runID) {
+		created, err := log.Run(ctx, runID)
+		if err != nil {
+			return "", err
+		}
+		if created == nil {
 			return "", mlflow.RunNotFound(runID)
 		}
-		stream, filter := log.RunSubject(events.Any, runID, events.KindMeta)
-		for rec, err := range log.Read(ctx, stream, filter, 1, 0) {
-			return rec.GetRunCreated().GetArtifactUri(), err
-		}
-		return "", mlflow.RunNotFound(runID)
+		return created.GetArtifactUri(), nil
 	}
 }

@@ -58,6 +58,8 @@ func scalar(f protoreflect.FieldDescriptor, n int) protoreflect.Value {
 	switch f.Kind() {
 	case protoreflect.StringKind:
 		return protoreflect.ValueOfString(fmt.Sprintf("%s-%d", f.Name(), n))
+	case protoreflect.BytesKind:
+		return protoreflect.ValueOfBytes([]byte{byte(v)})
 	case protoreflect.Int64Kind, protoreflect.Sint64Kind:
 		return protoreflect.ValueOfInt64(v)
 	case protoreflect.Uint64Kind:

@@ -27,10 +27,11 @@ import (
 const (
 	HeaderIdempotencyKey = "Idempotency-Key"
 	HeaderReason         = "Runledger-Reason"
-	HeaderStream         = "Runledger-Stream"    // of a write
-	HeaderSeq            = "Runledger-Seq"       // of a write
-	HeaderWatermark      = "Runledger-Watermark" // of a read
-	HeaderStale          = "Runledger-Stale"     // of a read that did not wait long enough
+	HeaderStream         = "Runledger-Stream"     // of a write
+	HeaderSeq            = "Runledger-Seq"        // of a write; of a read of one model, the last event about it
+	HeaderExpectSeq      = "Runledger-Expect-Seq" // of a write to the registry: only if that is the last event about the model
+	HeaderWatermark      = "Runledger-Watermark"  // of a read
+	HeaderStale          = "Runledger-Stale"      // of a read that did not wait long enough
 )
 
 // MLflowVersion is the version of MLflow's API that is spoken, as /version

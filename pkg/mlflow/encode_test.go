@@ -11,6 +11,8 @@ import (
 )
 
 func TestEncode(t *testing.T) {
+	t.Attr("covers", "json-absent-fields")
+	t.Attr("covers", "json-int64-as-numbers")
 	size := int64(0)
 	for _, tt := range []struct {
 		v    any
@@ -60,6 +62,7 @@ func TestEncode(t *testing.T) {
 }
 
 func TestWriteError(t *testing.T) {
+	t.Attr("covers", "error-body")
 	for _, tt := range []struct {
 		err        error
 		status     int

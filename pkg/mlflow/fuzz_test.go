@@ -274,11 +274,15 @@ func FuzzValidate(f *testing.F) {
 		path, pathErr := ValidateArtifactPath(s)
 		_, tokenErr := DecodePageToken[int](s)
 		p, tag := Param{s, s}, Tag{s, s}
+		_, urlErr := ValidateWebhookURL(s, []string{"https", "http"})
+		_, eventsErr := ValidateWebhookEvents([]WebhookEvent{{s, s}})
+		_, actionErr := ValidateWebhookEvents([]WebhookEvent{{"PROMPT", s}})
 		for _, err := range []error{
 			ValidateMetric(Metric{Key: s}), ValidateParam(&p), ValidateTag(&tag), ValidateRegistryTag(Tag{s, s}),
 			ValidateExperimentTag(Tag{s, s}), ValidateRunID(s), ValidateExperimentID(s), ValidateExperimentName(s),
 			ValidateArtifactLocation(s), ValidateModelName(s), ValidateNewModelName(s), ValidateAlias(s), ValidateNewAlias(s),
-			pathErr, stageErr, versionErr, tokenErr,
+			pathErr, stageErr, versionErr, tokenErr, urlErr, eventsErr, actionErr,
+			ValidateWebhookName(s), ValidateWebhookTexts(s, s), ValidateWebhookStatus(s), ValidateVersionTag(Tag{s, s}),
 		} {
 			if err != nil {
 				checkRefusal(t, err)

@@ -59,6 +59,7 @@ func TestMetricLinks(t *testing.T) {
 }
 
 func TestValidateLoggedModel(t *testing.T) {
+	t.Attr("covers", "limit-logged-model-name")
 	bad := "a/b"
 	checkMessage(t, ValidateLoggedModel(&CreateLoggedModel{Name: &bad}), "Invalid model name ('a/b') provided. Model name must be a non-empty string "+
 		`and cannot contain the following characters: ('/', ':', '.', '%', '"', "'")`)

@@ -302,7 +302,11 @@ func ValidateArtifactLocation(uri string) error {
 	if strings.HasPrefix(uri, "runs:") {
 		return invalidf("Artifact location cannot be a runs:/ URI. Given: '%s'", clip(uri))
 	}
-	return asError(checkLength("artifact_location", uri, MaxArtifactLocationLength))
+	if utf8.RuneCountInString(uri) > MaxArtifactLocationLength {
+		return invalidf("Invalid artifact path length. The length of the artifact path cannot be greater than %d characters.",
+			MaxArtifactLocationLength)
+	}
+	return nil
 }
 
 // ValidateSearchMaxResults checks the page size of a search for runs or for
@@ -440,7 +444,22 @@ func ValidateStage(stage string) (string, error) {
 	return "", invalidf("Invalid Model Version stage: %s. Value must be one of %s.", clip(stage), strings.Join(stages[:], ", "))
 }
 
-// ValidateRegistryTag checks a tag of a registered model or a model version.
+// tagPromptText is the tag of a prompt's version that holds its text.
+const tagPromptText = "mlflow.prompt.text"
+
+// ValidateVersionTag checks a tag of a model version, of which one can be the
+// text of a prompt.
+func ValidateVersionTag(t Tag) error {
+	if err := ValidateRegistryTag(Tag{Key: t.Key}); err != nil {
+		return err
+	}
+	if t.Key == tagPromptText && length(t.Value) > MaxRegistryTagValueLength {
+		return invalidf("Prompt text exceeds max length of %d characters.", MaxRegistryTagValueLength)
+	}
+	return ValidateRegistryTag(t)
+}
+
+// ValidateRegistryTag checks a tag of a registered model.
 func ValidateRegistryTag(t Tag) error {
 	return asError(checkPlainTag(t, MaxRegistryTagValueLength))
 }

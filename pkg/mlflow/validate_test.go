@@ -76,6 +76,9 @@ func TestValidateParamAndTag(t *testing.T) {
 	checkMessage(t, ValidateTagKey(""), wouldResolve(`""`, "key", "'.'"))
 	checkMessage(t, ValidateRegistryTag(Tag{"k", strings.Repeat("x", MaxRegistryTagValueLength)}), "")
 	checkMessage(t, ValidateRegistryTag(Tag{"k", strings.Repeat("x", MaxRegistryTagValueLength+1)}), "'value' exceeds the maximum length of 100000 characters")
+	checkMessage(t, ValidateVersionTag(Tag{"mlflow.prompt.text", strings.Repeat("ä", MaxRegistryTagValueLength)}), "")
+	checkMessage(t, ValidateVersionTag(Tag{"mlflow.prompt.text", strings.Repeat("ä", MaxRegistryTagValueLength+1)}), "Prompt text exceeds max length of 100000 characters.")
+	checkMessage(t, ValidateVersionTag(Tag{"k", strings.Repeat("x", MaxRegistryTagValueLength+1)}), "'value' exceeds the maximum length of 100000 characters")
 	checkMessage(t, ValidateRegistryTag(Tag{Key: longKey}), "'key' exceeds the maximum length of 250 characters")
 	checkMessage(t, ValidateExperimentTag(Tag{"k", strings.Repeat("x", MaxExperimentTagValueLength+1)}), "'value' exceeds the maximum length of 20000 characters")
 	checkMessage(t, ValidateExperimentTag(Tag{"k", "v"}), "")
@@ -140,6 +143,7 @@ func TestValidateBatch(t *testing.T) {
 }
 
 func TestValidateNames(t *testing.T) {
+	t.Attr("covers", "limit-registry")
 	check := func(name string, err error, want string) {
 		t.Run(name, func(t *testing.T) { t.Helper(); checkMessage(t, err, want) })
 	}
@@ -154,6 +158,9 @@ func TestValidateNames(t *testing.T) {
 	check("experiment name", ValidateExperimentName(strings.Repeat("é", 500)), "")
 	check("experiment name", ValidateExperimentName(strings.Repeat("é", 501)), "'name' exceeds the maximum length of 500 characters")
 	check("location", ValidateArtifactLocation("s3://b/x"), "")
+	check("location", ValidateArtifactLocation(strings.Repeat("é", 2048)), "")
+	check("location", ValidateArtifactLocation(strings.Repeat("é", 2049)),
+		"Invalid artifact path length. The length of the artifact path cannot be greater than 2048 characters.")
 	check("location", ValidateArtifactLocation("runs:/x"), "Artifact location cannot be a runs:/ URI. Given: 'runs:/x'")
 
 	check("model", ValidateModelName("it's a model"), "")
@@ -198,6 +205,7 @@ func TestValidateMaxResults(t *testing.T) {
 }
 
 func TestValidateArtifactPath(t *testing.T) {
+	t.Attr("covers", "artifact-paths")
 	for in, want := range map[string]string{
 		"": "", ".": "", "./": "", "a/b.txt": "a/b.txt", "a//b/": "a/b", "a/.": "a", "a%20b": "a%20b", "a%252Fb": "a%252Fb",
 		"k%step%1%timestamp%123%ab.png": "k%step%1%timestamp%123%ab.png",

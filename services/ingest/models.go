@@ -84,16 +84,16 @@ func (s *models) checkLinks(ctx context.Context, metrics ...mlflow.Metric) error
 		if m.Link == nil || !add(&known, m.Link.ModelID) {
 			continue
 		}
-		var seq uint64
+		var last eventlog.Record
 		var err error
 		if id := m.Link.ModelID; events.ValidLoggedModelID(id) {
 			stream, filter := s.log.LoggedModelSubject(events.Any, id)
-			_, seq, err = s.log.LastFor(ctx, stream, filter)
+			last, err = s.log.Last(ctx, stream, filter)
 		}
 		if err != nil {
 			return err
 		}
-		if seq == 0 {
+		if last.Seq == 0 || events.Purged(last.Event) {
 			return mlflow.LoggedModelNotFound(m.Link.ModelID)
 		}
 	}
@@ -174,7 +174,7 @@ func (s *Service) onModel(c echo.Context, request any, decide func(*model) (*eve
 		return nil, eventlog.Position{}, err
 	}
 	return s.models.do(c.Request().Context(), id, a, func(m *model) (*events.Event, error) {
-		if m.created == nil {
+		if m.created == nil || m.purge != kept {
 			return nil, mlflow.LoggedModelNotFound(id)
 		}
 		return decide(m)

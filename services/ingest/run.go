@@ -20,6 +20,8 @@ type run struct {
 	status     events.RunStatus
 	endTime    int64 // milliseconds since the Unix epoch, 0 for none
 	deleted    bool
+	deletedAt  int64 // milliseconds since the Unix epoch
+	purge      purge
 	parameters map[string]string
 	tags       map[string]struct{}
 	requests   requests
@@ -68,9 +70,16 @@ func (r *run) apply(a events.Attributes, e *events.Event) {
 	case *events.Event_RunTagDeleted:
 		delete(r.tags, d.RunTagDeleted.GetKey())
 	case *events.Event_RunDeleted:
-		r.deleted = true
+		r.deleted, r.deletedAt = true, a.Time.UnixMilli()
 	case *events.Event_RunRestored:
 		r.deleted = false
+	case *events.Event_RunPurged:
+		was := *r
+		*r = *newRun()
+		r.created = &events.RunCreated{RunId: was.id(), ExperimentId: was.created.GetExperimentId(), ArtifactUri: was.created.GetArtifactUri()}
+		r.purge, r.lastSeq = purged, was.lastSeq
+	case *events.Event_ArtifactsPurged:
+		r.purge = emptied
 	}
 }
 
@@ -207,7 +216,7 @@ func (r *run) deleteTag(key string) ([]*events.Event, error) {
 // setDeleted decides runs/delete and runs/restore.
 func (r *run) setDeleted(deleted bool) ([]*events.Event, error) {
 	switch {
-	case r.deleted == deleted:
+	case r.deleted == deleted || r.purge != kept:
 		return nil, nil
 	case deleted:
 		return []*events.Event{{Data: &events.Event_RunDeleted{RunDeleted: &events.RunDeleted{RunId: r.id()}}}}, nil

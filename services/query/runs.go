@@ -35,9 +35,9 @@ type run struct {
 }
 
 const (
-	// A run is deleted also while its experiment is.
-	runLifecycle = "if(r.lifecycle = 'deleted' OR r.experiment_id IN (" +
-		"SELECT experiment_id FROM experiments FINAL WHERE lifecycle = 'deleted'), 'deleted', 'active')"
+	// A run is deleted also while its experiment is, and until it is purged itself.
+	runLifecycle = "multiIf(r.lifecycle = 'purged', 'purged', r.lifecycle = 'deleted' OR r.experiment_id IN (" +
+		"SELECT experiment_id FROM experiments FINAL WHERE lifecycle != 'active'), 'deleted', 'active')"
 	runFields = "r.run_id, r.experiment_id, r.name, r.user_id, toString(r.status), r.start_time, r.end_time, r.artifact_uri, " + runLifecycle
 )
 
@@ -89,7 +89,7 @@ func (s *Service) getRun(ec echo.Context) error {
 
 	var st statement
 	st.write("SELECT ", runFields, " FROM runs AS r FINAL WHERE r.experiment_id = ", st.bind("UInt64", experiments[0]),
-		" AND r.run_id = ", st.bind("UUID", id.String()))
+		" AND r.run_id = ", st.bind("UUID", id.String()), " AND ", lifecycle(runLifecycle, mlflow.ViewAll))
 	var found []run
 	err = s.db.each(ctx, &st, func(scan func(...any) error) error {
 		r, err := scanRun(scan)

@@ -229,6 +229,7 @@ func TestSearchRunsReadsTheCurrentRows(t *testing.T) {
 
 // Text that tries to be SQL is data wherever it stands.
 func TestSearchRunsInjection(t *testing.T) {
+	t.Attr("covers", "search-injection")
 	f := newFixture(t)
 	f.project()
 	f.insert(testRun{experiment: 1, name: "mine", params: map[string]string{"k": "v"}},
@@ -283,6 +284,7 @@ func TestSearchRunsInjection(t *testing.T) {
 
 // A value with any character is found by its very self.
 func TestSearchRunsBindsEveryCharacter(t *testing.T) {
+	t.Attr("covers", "search-injection")
 	f := newFixture(t)
 	f.project()
 	values := []string{"\x00", "a\tb", "a\nb", "a\rb", `\`, `\\`, `\N`, `\t`, "'", "NULL", "", " ", "😀", "{p0:String}", "\u2028", "\x7f", "\b"}

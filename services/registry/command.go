@@ -31,10 +31,30 @@ const decideRetries = 20
 type command struct {
 	action string // the type of its event
 	model  string // the model that it is about
+	// webhook is the webhook that it is about, when it is about no model.
+	webhook string
+	// expect is the last event about it that the client knows, nil for whatever
+	// it is. With another one there is a conflict, and nothing is written.
+	expect *uint64
 	// decide returns the event that makes the change, nil when there is nothing
 	// to change, or what is wrong in MLflow's words. It looks at nothing but the
 	// state and the command: it may be called again on another state.
 	decide func(*catalog.State) (*events.Event, error)
+}
+
+// last returns the sequence of the last event about what the command is about,
+// 0 for what is not there.
+func (cmd command) last(st *catalog.State) uint64 {
+	if cmd.webhook != "" {
+		if w, ok := st.Webhook(cmd.webhook); ok {
+			return w.Last
+		}
+		return 0
+	}
+	if m, ok := st.Model(cmd.model); ok {
+		return m.Last
+	}
+	return 0
 }
 
 // outcome is what became of a command: the state after it, and the version that
@@ -67,6 +87,10 @@ func (s *Service) commit(c echo.Context, cmd command) (outcome, error) {
 	if attrs.Actor == "" {
 		attrs.Actor = anonymous
 	}
+	var err error
+	if cmd.expect, err = expectedSeq(c); err != nil {
+		return outcome{}, err
+	}
 	var out outcome
 	pos, err := s.lane.Do(c.Request().Context(), func(ctx context.Context, b *eventlog.Batch) error {
 		var err error
@@ -79,16 +103,35 @@ func (s *Service) commit(c echo.Context, cmd command) (outcome, error) {
 	if pos.Seq == 0 {
 		return out, nil
 	}
-	h := c.Response().Header()
-	h.Set(httpapi.HeaderStream, pos.Stream)
-	h.Set(httpapi.HeaderSeq, strconv.FormatUint(pos.Seq, 10))
+	tellSeq(c, pos.Seq)
 	ctx, cancel := context.WithTimeout(c.Request().Context(), waitLimit)
 	defer cancel()
 	if err := s.wait(ctx, pos.Seq); err != nil {
 		s.logger.Warn("registry: answering before the ledger has the command", slog.Any("error", err))
-		h.Set(httpapi.HeaderStale, "true")
+		c.Response().Header().Set(httpapi.HeaderStale, "true")
 	}
 	return out, nil
+}
+
+// expectedSeq returns the request's precondition, nil for none.
+func expectedSeq(c echo.Context) (*uint64, error) {
+	text := c.Request().Header.Get(httpapi.HeaderExpectSeq)
+	if text == "" {
+		return nil, nil
+	}
+	seq, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return nil, apierr.Errorf(apierr.InvalidParameterValue, "The %s must be the sequence of an event, or 0, got %q", httpapi.HeaderExpectSeq, text)
+	}
+	return &seq, nil
+}
+
+// tellSeq puts the last event about a model into an answer, for the precondition
+// of a write.
+func tellSeq(c echo.Context, seq uint64) {
+	h := c.Response().Header()
+	h.Set(httpapi.HeaderStream, events.StreamRegistry)
+	h.Set(httpapi.HeaderSeq, strconv.FormatUint(seq, 10))
 }
 
 // built returns nil once the ledger has what the log held at the start.
@@ -181,7 +224,7 @@ func (d *decider) decide(ctx context.Context, b *eventlog.Batch, cmd command, at
 		base := d.base()
 		out, event, err := d.decideOn(base, cmd, attrs)
 		if err == nil && event != nil {
-			return d.append(b, base, event, attrs)
+			return d.append(b, base, cmd, event, attrs)
 		}
 		// A refusal, or nothing to do, holds if the state is the present one.
 		// The condition of the batch says so for a command that follows others.
@@ -224,7 +267,7 @@ func (d *decider) decideOn(base *catalog.State, cmd command, attrs events.Attrib
 		if err != nil {
 			return outcome{}, nil, err
 		}
-		if done && (entry.Action != cmd.action || entry.Model != cmd.model) {
+		if done && (entry.Action != cmd.action || entry.Model != cmd.model || entry.Webhook() != cmd.webhook) {
 			return outcome{}, nil, apierr.Errorf(apierr.InvalidParameterValue,
 				"The %s was used before, for %s of '%s'", httpapi.HeaderIdempotencyKey, entry.Action, entry.Model)
 		}
@@ -233,11 +276,16 @@ func (d *decider) decideOn(base *catalog.State, cmd command, attrs events.Attrib
 			return outcome{state: base, version: version}, nil, nil
 		}
 	}
+	if last := cmd.last(base); cmd.expect != nil && *cmd.expect != last {
+		return outcome{}, nil, apierr.Errorf(apierr.ResourceConflict,
+			"The %s is %d, but the last event about it is %d: it was changed in between. Read it again.",
+			httpapi.HeaderExpectSeq, *cmd.expect, last)
+	}
 	event, err := cmd.decide(base)
 	return outcome{state: base}, event, err
 }
 
-func (d *decider) append(b *eventlog.Batch, base *catalog.State, event *events.Event, attrs events.Attributes) (outcome, error) {
+func (d *decider) append(b *eventlog.Batch, base *catalog.State, cmd command, event *events.Event, attrs events.Attributes) (outcome, error) {
 	next, change, err := base.Apply(base.Seq()+1, attrs.Time, event)
 	if err != nil {
 		return outcome{}, err
@@ -246,7 +294,11 @@ func (d *decider) append(b *eventlog.Batch, base *catalog.State, event *events.E
 	if !d.wrote {
 		expect = eventlog.Expect{Stream: true, Seq: base.Seq()}
 	}
-	if err := b.Append(events.ModelSubject(change.Model), attrs, event, expect, nil); err != nil {
+	subject := events.ModelSubject(change.Model)
+	if cmd.webhook != "" {
+		subject = events.WebhookSubject(cmd.webhook)
+	}
+	if err := b.Append(subject, attrs, event, expect, nil); err != nil {
 		return outcome{}, err
 	}
 	d.wrote, d.ahead = true, next

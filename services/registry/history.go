@@ -32,12 +32,9 @@ func (s *Service) history(c echo.Context) error {
 	if err != nil {
 		return apierr.Errorf(apierr.InvalidParameterValue, "Invalid model name in the path: %s", err)
 	}
-	limit := defaultHistory
-	if text := c.QueryParam("max_results"); text != "" {
-		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > maxHistory {
-			return apierr.Errorf(apierr.InvalidParameterValue,
-				"Invalid value %q for parameter 'max_results' supplied. It must be an integer from 1 to %d.", text, maxHistory)
-		}
+	limit, err := pageLimit(c, defaultHistory, maxHistory)
+	if err != nil {
+		return err
 	}
 	from, err := mlflow.DecodePageToken[historyCursor](c.QueryParam("page_token"))
 	if err != nil {
@@ -61,4 +58,18 @@ func (s *Service) history(c echo.Context) error {
 		}
 	}
 	return mlflow.WriteJSON(c.Response(), out)
+}
+
+// pageLimit returns the max_results of a request.
+func pageLimit(c echo.Context, otherwise, most int) (int, error) {
+	text := c.QueryParam("max_results")
+	if text == "" {
+		return otherwise, nil
+	}
+	limit, err := strconv.Atoi(text)
+	if err != nil || limit < 1 || limit > most {
+		return 0, apierr.Errorf(apierr.InvalidParameterValue,
+			"Invalid value %q for parameter 'max_results' supplied. It must be an integer from 1 to %d.", text, most)
+	}
+	return limit, nil
 }

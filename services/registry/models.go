@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -45,8 +46,10 @@ func (s *Service) createModel(c echo.Context) error {
 }
 
 func modelExists(m *catalog.Model, req *mlflow.CreateRegisteredModel) error {
+	// Here MLflow asks whether there is the tag at all, whatever its value.
 	kind := map[bool]string{false: "Registered Model", true: "Prompt"}
-	was, is := kind[isPrompt(m.Tags)], kind[isPromptRequest(req.Tags)]
+	_, marked := m.Tags[tagPrompt]
+	was, is := kind[marked], kind[slices.ContainsFunc(req.Tags, func(t mlflow.Tag) bool { return t.Key == tagPrompt })]
 	switch {
 	case was != is:
 		return apierr.Errorf(apierr.ResourceAlreadyExists, "Tried to create a %s with name '%s', but the name is already taken by a %s. "+
@@ -66,6 +69,7 @@ func (s *Service) getModel(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	tellSeq(c, m.Last)
 	return answerModel(c, m)
 }
 

@@ -59,19 +59,15 @@ func (s *Service) entries(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	limit, err := numberParam(c, "max_results", defaultEntries)
+	limit, err := pageLimit(c, defaultEntries, maxHistory)
 	if err != nil {
 		return err
-	}
-	if limit < 1 || limit > maxHistory {
-		return apierr.Errorf(apierr.InvalidParameterValue,
-			"Invalid value %d for parameter 'max_results' supplied. It must be an integer from 1 to %d.", limit, maxHistory)
 	}
 	s.read(c)
 	size := s.ledger.Size()
 	from = min(from, size)
 	var lines []byte
-	for canonical, err := range s.ledger.Canonicals(from, min(from+limit, size)) {
+	for canonical, err := range s.ledger.Canonicals(from, min(from+uint64(limit), size)) {
 		if err != nil {
 			return err
 		}

@@ -28,6 +28,7 @@ import (
 	"github.com/runledger/runledger/services/registry/catalog"
 	"github.com/runledger/runledger/services/registry/ledger"
 	"github.com/runledger/runledger/services/registry/treehead"
+	"github.com/runledger/runledger/services/registry/webhooks"
 )
 
 // ErrDiverged means that the ledger was built from another stream than the
@@ -55,6 +56,7 @@ type Config struct {
 	Heads     *treehead.Keeper
 	HeadEvery time.Duration
 	FS        vfs.FS // of the ledger; nil is the disk
+	Webhooks  webhooks.Options
 }
 
 // Service is the model registry. Close ends it.
@@ -64,9 +66,12 @@ type Service struct {
 	logger  *slog.Logger
 	metrics *metrics
 	lane    *eventlog.Lane
+	tags    []*eventlog.Lane // of logged models, by shard
 	decider decider
 	heads   *treehead.Keeper      // nil: none are signed
 	forked  atomic.Pointer[error] // what was signed is not in the ledger
+
+	webhooks *webhooks.Dispatcher
 
 	target   uint64 // the log's last sequence at the start
 	stop     context.CancelFunc
@@ -91,15 +96,25 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("registry ledger in %s: %w", c.Dir, err), l.Close())
 	}
+	dispatcher, err := webhooks.New(ctx, webhooks.Config{
+		Options: c.Webhooks, Log: c.Log, Ledger: l, Logger: c.Logger, Registerer: c.Registerer,
+	})
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
-		log: c.Log, ledger: l, logger: c.Logger, metrics: newMetrics(c.Registerer, l),
+		log: c.Log, ledger: l, logger: c.Logger, metrics: newMetrics(c.Registerer, l), webhooks: dispatcher,
 		target: target, stop: stop, heads: c.Heads,
 	}
 	s.alive, s.die = context.WithCancel(ctx)
 	s.decider = decider{Service: s}
 	s.lane = c.Log.NewLane(eventlog.LaneConfig{Stream: events.StreamRegistry, Queue: commandQueue, Reset: s.decider.reset})
+	for _, stream := range c.Log.RunStreams() {
+		s.tags = append(s.tags, c.Log.NewLane(eventlog.LaneConfig{Stream: stream, Queue: commandQueue, Single: true}))
+	}
 	s.followed.Go(func() { s.follow(ctx) })
+	s.followed.Go(func() { s.webhooks.Run(s.alive) })
 	if c.Heads != nil {
 		s.followed.Go(func() { s.signOften(ctx, c.HeadEvery) })
 	}
@@ -145,6 +160,9 @@ func check(ctx context.Context, log *eventlog.Log, l *ledger.Ledger) (uint64, er
 // ledger. Requests must have ended before.
 func (s *Service) Close() error {
 	s.lane.Close()
+	for _, lane := range s.tags {
+		lane.Close()
+	}
 	s.stop()
 	s.followed.Wait()
 	return s.ledger.Close()
@@ -202,11 +220,18 @@ func (s *Service) Register(e *echo.Echo) {
 		{http.MethodGet, "/model-versions/get-download-uri", s.downloadURI},
 		{http.MethodPost, "/model-versions/set-tag", s.setVersionTag},
 		{http.MethodDelete, "/model-versions/delete-tag", s.deleteVersionTag},
+		{http.MethodPost, "/webhooks", s.createWebhook},
+		{http.MethodGet, "/webhooks", s.listWebhooks},
+		{http.MethodGet, "/webhooks/:id", s.getWebhook},
+		{http.MethodPatch, "/webhooks/:id", s.updateWebhook},
+		{http.MethodDelete, "/webhooks/:id", s.deleteWebhook},
+		{http.MethodPost, "/webhooks/:id/test", s.testWebhook},
 	} {
 		httpapi.MLflow(e, r.method, r.path, r.handler)
 	}
 	e.GET("/api/v1/models/:name/history", s.history)
 	s.registerProofs(e)
+	e.GET("/api/v1/webhooks/:id/deliveries", s.webhookAttempts)
 }
 
 // read returns the state that an answer is made from: the log's present one, or

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/natsserver/natstest"
 	"github.com/runledger/runledger/services/registry"
+	"github.com/runledger/runledger/services/registry/webhooks"
 )
 
 const (
@@ -55,6 +57,9 @@ func start(t testing.TB, log *eventlog.Log, dir string) *server {
 func startWith(t testing.TB, c registry.Config) *server {
 	t.Helper()
 	c.Registerer = prometheus.NewRegistry()
+	c.Webhooks = webhooks.Options{
+		KeyFile: filepath.Join(filepath.Dir(c.Dir), "webhook.key"), Schemes: []string{"http"}, AllowPrivate: true, FirstWait: 10 * time.Millisecond,
+	}
 	service, err := registry.New(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)

@@ -77,15 +77,9 @@ func (s *Service) owners(ctx context.Context, req *mlflow.CreateModelVersion) (o
 	if req.RunID == nil || *req.RunID == "" || !u.local() && !isArtifactProxy(req.Source) || mlflow.ValidateRunID(*req.RunID) != nil {
 		return o, nil
 	}
-	stream, subject := s.log.RunSubject(events.Any, *req.RunID, events.KindMeta)
-	for rec, err := range s.log.Read(ctx, stream, subject, 1, 0) {
-		if err != nil {
-			return o, fmt.Errorf("look run %s up: %w", *req.RunID, err)
-		}
-		o.root = rec.GetRunCreated().GetArtifactUri()
-		break
-	}
-	return o, nil
+	run, err := s.log.Run(ctx, *req.RunID)
+	o.root = run.GetArtifactUri()
+	return o, err
 }
 
 // resolveSource checks where a new version is to come from: not from outside the

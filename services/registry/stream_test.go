@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,9 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
+	natsd "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"pgregory.net/rapid"
 
 	"github.com/runledger/runledger/pkg/eventlog"
@@ -95,6 +99,23 @@ func request(pick func(n int) int) (method, path string, f fields) {
 	return "POST", "model-versions/create", fields{"name": name, "source": source, "description": text, "tags": tags}
 }
 
+// webhookRequest is any command at one of some webhooks, and its headers.
+func webhookRequest(pick func(n int) int) (method, path string, f fields, headers []string) {
+	key := fmt.Sprint("hook ", pick(8))
+	id := uuid.NewSHA1(uuid.NameSpaceURL, []byte("runledger:webhook:"+key)).String()
+	f = fields{
+		"name": fmt.Sprint("hook", pick(3)), "url": "http://127.0.0.1:1/", "status": []string{"ACTIVE", "DISABLED"}[pick(2)],
+		"secret": []string{"", "secret"}[pick(2)], "events": []fields{{"entity": "PROMPT", "action": "CREATED"}},
+	}
+	switch pick(4) {
+	case 0:
+		return "PATCH", "webhooks/" + id, f, nil
+	case 1:
+		return "DELETE", "webhooks/" + id, fields{}, nil
+	}
+	return "POST", "webhooks", f, []string{"Idempotency-Key", key}
+}
+
 // Whatever is asked of two processes, at once and in turn, both ledgers are the
 // same, are a fold of the stream, and a rebuilt one is the same again.
 func TestTwoProcessesHaveOneLedger(t *testing.T) {
@@ -123,6 +144,9 @@ func TestTwoProcessesHaveOneLedger(t *testing.T) {
 				})
 			}
 			wg.Wait()
+			if method, path, f, headers := webhookRequest(pick); pick(3) == 0 {
+				servers[pick(2)].send(method, path, f, headers...)
+			}
 		}
 		// Each answers from the present state.
 		for _, s := range servers {
@@ -152,7 +176,16 @@ func TestTwoProcessesHaveOneLedger(t *testing.T) {
 	})
 }
 
-const childDir = "RUNLEDGER_TEST_REGISTRY_DIR"
+// What the process that TestKill kills is told: where its ledger is, where its
+// webhook is, and where NATS is unless it runs in that process.
+const (
+	childDir  = "RUNLEDGER_TEST_REGISTRY_DIR"
+	childHook = "RUNLEDGER_TEST_WEBHOOK_URL"
+	childNATS = "RUNLEDGER_TEST_NATS_URL"
+	// killsVariable says how often TestKill kills.
+	killsVariable = "RUNLEDGER_TORTURE_KILLS"
+	defaultKills  = 24
+)
 
 // TestMain runs the process that TestKill kills, when it is told to.
 func TestMain(m *testing.M) {
@@ -171,15 +204,38 @@ func (childT) Fatal(args ...any)         { panic(fmt.Sprint(args...)) }
 func (childT) Fatalf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
 func (childT) Error(args ...any)         { panic(fmt.Sprint(args...)) }
 
-// child runs a server with everything in it, and commands at it, and prints the
-// reason of each that was acknowledged, until it is killed.
+// toldKey is the idempotency key of the child's webhook, which gives it its id.
+const toldKey = "told"
+
+var toldOf = []string{"registered_model.created", "model_version.created", "model_version_alias.created", "model_version_alias.deleted"}
+
+// child runs a server, with NATS in it unless that is elsewhere, and commands at
+// it, and prints the reason of each that was acknowledged, until it is killed.
 func child(dir string) int {
 	t := childT{}
-	n, err := natsserver.Start(t.Context(), natsserver.Config{DataDir: filepath.Join(dir, "nats")})
-	if err != nil {
-		t.Fatal(err)
+	var nc *nats.Conn
+	if url := os.Getenv(childNATS); url != "" {
+		var err error
+		if nc, err = nats.Connect(url); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		n, err := natsserver.Start(t.Context(), natsserver.Config{DataDir: filepath.Join(dir, "nats")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		nc = n.Conn()
 	}
-	s := start(t, openLog(t, n.Conn()), filepath.Join(dir, "ledger"))
+	s := start(t, openLog(t, nc), filepath.Join(dir, "ledger"))
+	var kinds []fields
+	for _, name := range toldOf {
+		entity, action, _ := strings.Cut(strings.ToUpper(name), ".")
+		kinds = append(kinds, fields{"entity": entity, "action": action})
+	}
+	told := fields{"name": "told", "url": os.Getenv(childHook), "events": kinds, "secret": "secret"}
+	if a := s.send("POST", "webhooks", told, "Idempotency-Key", toldKey); a.status != http.StatusOK {
+		t.Fatalf("the webhook: %d %v", a.status, a.body)
+	}
 	var number atomic.Int64
 	fmt.Println("ready")
 	var wg sync.WaitGroup
@@ -191,7 +247,13 @@ func child(dir string) int {
 					continue
 				}
 				reason := fmt.Sprintf("%d-%d", os.Getpid(), number.Add(1))
-				a := s.send(method, path, f, "Runledger-Reason", reason)
+				headers := []string{"Runledger-Reason", reason}
+				if rand.IntN(12) == 0 {
+					var more []string
+					method, path, f, more = webhookRequest(rand.IntN)
+					headers = append(headers, more...)
+				}
+				a := s.send(method, path, f, headers...)
 				if a.status >= http.StatusInternalServerError {
 					t.Fatalf("%s %s %v: %d %v", method, path, f, a.status, a.body)
 				}
@@ -205,15 +267,99 @@ func child(dir string) int {
 	return 0
 }
 
-// Killed at any moment, the registry loses no acknowledged command and has none
-// twice.
+// Killed at any moment, alone or together with its log, the registry loses no
+// acknowledged command and has none twice, and its webhook is told of each event.
 func TestKill(t *testing.T) {
-	const kills = 36
-	dir := t.TempDir()
+	kills := defaultKills
+	if text := os.Getenv(killsVariable); text != "" {
+		var err error
+		if kills, err = strconv.Atoi(text); err != nil {
+			t.Fatalf("%s: %v", killsVariable, err)
+		}
+	}
+	t.Run("with its log", func(t *testing.T) {
+		dir := t.TempDir()
+		told := unreliable(t)
+		acknowledged := killAgainAndAgain(t, dir, kills/2, childHook+"="+told.URL)
+		n, err := natsserver.Start(t.Context(), natsserver.Config{DataDir: filepath.Join(dir, "nats")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = n.Close() }()
+		checkAcknowledged(t, openLog(t, n.Conn()), dir, acknowledged, told, kills/2)
+	})
+	t.Run("alone", func(t *testing.T) {
+		dir := t.TempDir()
+		n, err := natsd.NewServer(&natsd.Options{
+			Host: "127.0.0.1", Port: natsd.RANDOM_PORT, JetStream: true, StoreDir: filepath.Join(dir, "nats"), SyncAlways: true, NoSigs: true, NoLog: true,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.Start()
+		defer func() { n.Shutdown(); n.WaitForShutdown() }()
+		if !n.ReadyForConnections(10 * time.Second) {
+			t.Fatal("NATS does not start")
+		}
+		told := unreliable(t)
+		acknowledged := killAgainAndAgain(t, dir, kills-kills/2, childHook+"="+told.URL, childNATS+"="+n.ClientURL())
+		nc, err := nats.Connect(n.ClientURL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		checkAcknowledged(t, openLog(t, nc), dir, acknowledged, told, kills-kills/2)
+	})
+}
+
+// unreliable returns a receiver that takes four deliveries of five.
+func unreliable(t *testing.T) *receiver {
+	t.Helper()
+	return newReceiver(t, func(delivery) int {
+		if rand.IntN(5) == 0 {
+			return http.StatusServiceUnavailable
+		}
+		return http.StatusOK
+	})
+}
+
+// checkTold waits until the receiver was told of every event of the log that the
+// webhook is for, and of no other.
+func checkTold(t *testing.T, recs []eventlog.Record, told *receiver) {
+	t.Helper()
+	hook := uuid.NewSHA1(uuid.NameSpaceURL, []byte("runledger:webhook:"+toldKey)).String()
+	want := make(map[string]bool)
+	made := false
+	for _, rec := range recs {
+		switch d := rec.GetData().(type) {
+		case *events.Event_WebhookCreated:
+			made = made || d.WebhookCreated.GetWebhookId() == hook
+		case *events.Event_RegisteredModelCreated, *events.Event_ModelVersionCreated, *events.Event_AliasSet, *events.Event_AliasDeleted:
+			if made {
+				want[uuid.NewSHA1(uuid.NameSpaceURL, []byte("runledger:"+rec.ID+"/"+hook)).String()] = true
+			}
+		}
+	}
+	got := make(map[string]bool)
+	eventually(t, fmt.Sprintf("all of %d events told", len(want)), func() bool {
+		for _, d := range told.on("/") {
+			got[d.id] = true
+		}
+		return len(got) >= len(want)
+	})
+	if !maps.Equal(got, want) {
+		t.Errorf("told of %d events, want %d, and not the same", len(got), len(want))
+	}
+	t.Logf("told of %d events in %d deliveries", len(got), len(told.on("/")))
+}
+
+// killAgainAndAgain returns the commands that were acknowledged, and where.
+func killAgainAndAgain(t *testing.T, dir string, kills int, env ...string) map[string]string {
+	t.Helper()
 	acknowledged := make(map[string]string)
 	for i := range kills {
 		cmd := exec.CommandContext(t.Context(), os.Args[0])
-		cmd.Env = append(os.Environ(), childDir+"="+dir)
+		cmd.Env = append(append(os.Environ(), childDir+"="+dir), env...)
 		var stderr strings.Builder
 		cmd.Stderr = &stderr
 		out, err := cmd.StdoutPipe()
@@ -242,17 +388,19 @@ func TestKill(t *testing.T) {
 		}
 		killer.Stop()
 	}
-	n, err := natsserver.Start(t.Context(), natsserver.Config{DataDir: filepath.Join(dir, "nats")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = n.Close() }()
-	log := openLog(t, n.Conn())
+	return acknowledged
+}
+
+// checkAcknowledged compares what was acknowledged with the ledger, the ledger
+// with a fold of the log, and both with a ledger that is made anew.
+func checkAcknowledged(t *testing.T, log *eventlog.Log, dir string, acknowledged map[string]string, told *receiver, kills int) {
+	t.Helper()
 	ledgerDir := filepath.Join(dir, "ledger")
 	s := start(t, log, ledgerDir)
 	s.size()
-	s.close()
 	recs := readAll(t, log)
+	checkTold(t, recs, told)
+	s.close()
 	survived := checkLedger(t, ledgerDir, recs)
 	l, err := ledger.Open(ledgerDir, ledger.Options{})
 	if err != nil {

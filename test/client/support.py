@@ -18,6 +18,7 @@ import requests
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 60
 STOP_SECONDS = 60
+OLD_CLIENT = mlflow.__version__.startswith("2.")
 SEE_DOCS = " See the API docs for more information about request parameters."
 
 
@@ -27,8 +28,7 @@ def unique(prefix: str) -> str:
 
 def client_3(what: str) -> pytest.MarkDecorator:
     """Skips a test of `what` with clients of mlflow 2, which do not have it."""
-    old = mlflow.__version__.startswith("2.")
-    return pytest.mark.skipif(old, reason=f"mlflow {mlflow.__version__} has no {what}")
+    return pytest.mark.skipif(OLD_CLIENT, reason=f"mlflow {mlflow.__version__} has no {what}")
 
 
 def linked(client: mlflow.MlflowClient, run: str) -> Any:
@@ -41,6 +41,7 @@ class Runledger:
     """A `runledger up` of our own on one data directory."""
 
     data: Path
+    options: tuple[str, ...] = ()
     uri: str = ""
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
@@ -52,7 +53,13 @@ class Runledger:
         binary = os.environ.get("RUNLEDGER_BIN", str(REPOSITORY / "bin" / "runledger"))
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [binary, "up", "--data", str(self.data), "--listen", "127.0.0.1:0"],
+                [
+                    binary,
+                    "up",
+                    *("--data", str(self.data)),
+                    *("--listen", "127.0.0.1:0"),
+                    *self.options,
+                ],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

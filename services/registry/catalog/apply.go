@@ -32,16 +32,33 @@ type Change struct {
 	Previous *Model   // nil when the event created the model
 	Current  *Model   // nil when the event deleted it
 	Versions []uint64 // the versions of Current that changed, sorted
+
+	// Of an event that is about a webhook, and so about no model: nil when it
+	// created or deleted the webhook.
+	PreviousWebhook, Webhook *Webhook
 }
+
+// AboutWebhook reports whether the event was about a webhook.
+func (c Change) AboutWebhook() bool { return c.PreviousWebhook != nil || c.Webhook != nil }
 
 // Apply returns the state after an event at sequence seq, accepted at the given
 // time, and what it changed. It depends on nothing else, so that every process
 // has the same state at the same sequence. It returns ErrMisfit, also for an
 // event that is not the registry's.
 func (s *State) Apply(seq uint64, at time.Time, e *events.Event) (*State, Change, error) {
-	c, err := s.change(seq, at.UnixMilli(), e)
+	c, ok, err := s.changeWebhook(seq, at.UnixMilli(), e)
+	if !ok {
+		c, err = s.change(seq, at.UnixMilli(), e)
+	}
 	if err != nil {
 		return nil, Change{}, fmt.Errorf("apply event %d, %s: %w", seq, events.Type(e), err)
+	}
+	webhooks := s.webhooks
+	switch {
+	case c.Webhook != nil:
+		webhooks = webhooks.Set(c.Webhook.ID, c.Webhook)
+	case c.PreviousWebhook != nil:
+		webhooks = webhooks.Delete(c.PreviousWebhook.ID)
 	}
 	slices.Sort(c.Versions)
 	models := s.models
@@ -49,9 +66,10 @@ func (s *State) Apply(seq uint64, at time.Time, e *events.Event) (*State, Change
 		models = models.Delete(c.Previous.Name)
 	}
 	if c.Current != nil {
+		c.Current.Last = seq
 		models = models.Set(c.Current.Name, c.Current)
 	}
-	return &State{seq: seq, models: models}, c, nil
+	return &State{seq: seq, models: models, webhooks: webhooks}, c, nil
 }
 
 func (s *State) change(seq uint64, now int64, e *events.Event) (Change, error) {

@@ -1,5 +1,5 @@
 // Package catalog is the registry's state: the registered models, their
-// versions, tags and aliases, as a fold of the REGISTRY stream's events.
+// versions, tags and aliases, and the webhooks, as a fold of the REGISTRY stream's events.
 //
 // A State never changes: applying an event returns the next one, which shares
 // what is the same. So a reader keeps a consistent state without a lock, and a
@@ -9,7 +9,6 @@ package catalog
 
 import (
 	"iter"
-	"maps"
 	"slices"
 
 	"github.com/benbjohnson/immutable"
@@ -64,6 +63,9 @@ type Model struct {
 	Description string            `json:"description,omitempty"`
 	Tags        map[string]string `json:"tags,omitempty"`
 	Aliases     map[string]uint64 `json:"aliases,omitempty"`
+	// Last is the sequence of the last event about the model or its versions.
+	// It is not kept with the model: the history has it.
+	Last uint64 `json:"-"`
 
 	versions *immutable.SortedMap[uint64, *Version]
 }
@@ -95,13 +97,18 @@ func (m *Model) Versions() iter.Seq[*Version] {
 	}
 }
 
-// LatestVersions returns the highest version in each stage, by number.
+// LatestVersions returns the highest version in each stage, in MLflow's order:
+// that of the first version in each.
 func (m *Model) LatestVersions() []*Version {
-	latest := make(map[string]*Version)
+	var latest []*Version
 	for v := range m.Versions() {
-		latest[v.Stage] = v
+		if i := slices.IndexFunc(latest, func(l *Version) bool { return l.Stage == v.Stage }); i >= 0 {
+			latest[i] = v
+		} else {
+			latest = append(latest, v)
+		}
 	}
-	return slices.SortedFunc(maps.Values(latest), func(a, b *Version) int { return int(a.Number) - int(b.Number) })
+	return latest
 }
 
 // Latest returns the highest version, and nil when there is none.
@@ -133,17 +140,18 @@ func (m *Model) AliasesOf(number uint64) []string {
 
 // State is the registry after some event. The zero value is not usable.
 type State struct {
-	seq    uint64
-	models *immutable.SortedMap[string, *Model]
+	seq      uint64
+	models   *immutable.SortedMap[string, *Model]
+	webhooks *immutable.SortedMap[string, *Webhook]
 }
 
 // Empty returns the state before the first event.
-func Empty() *State { return &State{models: immutable.NewSortedMap[string, *Model](nil)} }
+func Empty() *State { return Restore(0, nil, nil, nil) }
 
-// Restore returns the state after the event with sequence seq, from the models
-// and the versions that it had. A version belongs to the model whose id is its
-// key's.
-func Restore(seq uint64, models []*Model, versions map[uint64][]*Version) *State {
+// Restore returns the state after the event with sequence seq, from the models,
+// the versions and the webhooks that it had. A version belongs to the model whose
+// id is its key's.
+func Restore(seq uint64, models []*Model, versions map[uint64][]*Version, webhooks []*Webhook) *State {
 	b := immutable.NewSortedMapBuilder[string, *Model](nil)
 	for _, m := range models {
 		vb := immutable.NewSortedMapBuilder[uint64, *Version](nil)
@@ -153,7 +161,11 @@ func Restore(seq uint64, models []*Model, versions map[uint64][]*Version) *State
 		m.versions = vb.Map()
 		b.Set(m.Name, m)
 	}
-	return &State{seq: seq, models: b.Map()}
+	wb := immutable.NewSortedMapBuilder[string, *Webhook](nil)
+	for _, w := range webhooks {
+		wb.Set(w.ID, w)
+	}
+	return &State{seq: seq, models: b.Map(), webhooks: wb.Map()}
 }
 
 // Seq returns the stream sequence of the last event in the state, 0 for none.

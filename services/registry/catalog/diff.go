@@ -11,9 +11,17 @@ type Document map[string]any
 // away the leaves of before and putting those of after makes the one model of
 // the other. Either is nil when the model was not there. Of the versions of a
 // model that was deleted, before has the stage alone: each has entries of its
-// own.
+// own. What is said of a webhook
+// always has its webhook_id.
 func (c Change) Diff() (before, after Document) {
 	switch {
+	case c.AboutWebhook():
+		before, after = c.PreviousWebhook.document(), c.Webhook.document()
+		if before != nil && after != nil {
+			before, after = diff(before, after)
+			before["webhook_id"], after["webhook_id"] = c.Webhook.ID, c.Webhook.ID
+		}
+		return before, after
 	case c.Previous == nil:
 		return nil, c.Current.document()
 	case c.Current == nil:

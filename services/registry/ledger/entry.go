@@ -90,6 +90,19 @@ func ParseEntry(canonical []byte) (Entry, error) {
 	return e, nil
 }
 
+// Webhook returns the id of the webhook that the entry is about, "" when it is
+// about a model.
+func (e Entry) Webhook() string {
+	var w struct {
+		ID string `json:"webhook_id"`
+	}
+	for _, document := range []json.RawMessage{e.Before, e.After} {
+		// What is not there is null; the entry was read before.
+		_ = json.Unmarshal(document, &w)
+	}
+	return w.ID
+}
+
 // LeafHash returns the hash of an entry's canonical encoding in the tree.
 func LeafHash(canonical []byte) tlog.Hash { return tlog.RecordHash(canonical) }
 

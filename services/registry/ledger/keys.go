@@ -12,6 +12,7 @@ import (
 //	h/<stored hash index>   RFC 6962 hash, 32 bytes, as tlog.StoredHashIndex places it
 //	m/<model id>            current state of a model, JSON of catalog.Model
 //	v/<model id><version>   current state of a version, JSON of catalog.Version
+//	w/<webhook id>          current state of a webhook, JSON of catalog.Webhook
 //	x/<model id><index>     history: the entry is about the model; no value
 //	n/<name>\x00<model id>  the model has or had the name; the index of the last
 //	                        entry under it, all ones while it has it
@@ -22,6 +23,7 @@ const (
 	prefixHash        = "h/"
 	prefixModel       = "m/"
 	prefixVersion     = "v/"
+	prefixWebhook     = "w/"
 	prefixHistory     = "x/"
 	prefixName        = "n/"
 	prefixIdempotency = "i/"
@@ -52,6 +54,8 @@ func idempotencyKey(key string) []byte {
 	sum := sha256.Sum256([]byte(key))
 	return append([]byte(prefixIdempotency), sum[:]...)
 }
+
+func webhookKey(id string) []byte { return []byte(prefixWebhook + id) }
 
 // after returns the first key behind all those with the prefix.
 func after(prefix []byte) []byte {

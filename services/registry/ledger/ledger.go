@@ -262,6 +262,12 @@ func (w *writer) set(key, value []byte) {
 	}
 }
 
+func (w *writer) delete(key []byte) {
+	if w.err == nil {
+		w.err = w.batch.Delete(key, nil)
+	}
+}
+
 func (w *writer) number(key []byte, n uint64) { w.set(key, binary.BigEndian.AppendUint64(nil, n)) }
 
 func (w *writer) json(key []byte, v any) {
@@ -271,16 +277,20 @@ func (w *writer) json(key []byte, v any) {
 }
 
 func (w *writer) change(c catalog.Change, index uint64) {
+	switch {
+	case c.Webhook != nil:
+		w.json(webhookKey(c.Webhook.ID), c.Webhook)
+		return
+	case c.PreviousWebhook != nil:
+		w.delete(webhookKey(c.PreviousWebhook.ID))
+		return
+	}
 	old, m := c.Previous, c.Current
 	switch {
 	case m == nil:
-		if w.err == nil {
-			w.err = w.batch.Delete(numberKey(prefixModel, old.ID), nil)
-		}
+		w.delete(numberKey(prefixModel, old.ID))
 		for v := range old.AllVersions() {
-			if w.err == nil {
-				w.err = w.batch.Delete(numberKey(prefixVersion, old.ID, v.Number), nil)
-			}
+			w.delete(numberKey(prefixVersion, old.ID, v.Number))
 		}
 		w.number(nameKey(old.Name, old.ID), index)
 		w.set(numberKey(prefixHistory, old.ID, index), nil)

@@ -275,7 +275,21 @@ func (l *Ledger) load() (*view, error) {
 	if err != nil {
 		return nil, err
 	}
-	v.state = catalog.Restore(v.LastSeq, models, versions)
+	var webhooks []*catalog.Webhook
+	err = l.scan(prefixWebhook, func(_, value []byte) error {
+		w := new(catalog.Webhook)
+		webhooks = append(webhooks, w)
+		return json.Unmarshal(value, w)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range models {
+		if m.Last, err = l.lastOf(m.ID); err != nil {
+			return nil, err
+		}
+	}
+	v.state = catalog.Restore(v.LastSeq, models, versions, webhooks)
 	return v, nil
 }
 
@@ -284,6 +298,22 @@ func parseState(value []byte, v any) error {
 		return fmt.Errorf("%w: %w", err, ErrDamaged)
 	}
 	return nil
+}
+
+// lastOf returns the sequence of the last event about a model, from its history.
+func (l *Ledger) lastOf(model uint64) (_ uint64, err error) {
+	prefix := numberKey(prefixHistory, model)
+	iter, err := l.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, iter.Error(), iter.Close()) }()
+	if !iter.Last() {
+		return 0, fmt.Errorf("model %d has no history: %w", model, ErrDamaged)
+	}
+	index, _ := number(iter.Key())
+	// Every event is an entry, the first of which has index 0 and sequence 1.
+	return index + 1, nil
 }
 
 // scan calls f for the keys with the prefix, in order.

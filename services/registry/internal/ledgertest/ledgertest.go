@@ -4,12 +4,14 @@ package ledgertest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -150,6 +152,10 @@ func Equal(t testing.TB, what string, got, want map[string]*Model) {
 	t.Fatalf("%s:\n got %s\nwant %s", what, g, w)
 }
 
+// webhookPrefix begins the keys of the documents of webhooks: no name of a model
+// has a slash.
+const webhookPrefix = "webhook/"
+
 // Dump returns every key of the ledger in dir, which must not be open, and its
 // value.
 func Dump(t testing.TB, fs vfs.FS, dir string) map[string]string {
@@ -257,6 +263,10 @@ func step(t testing.TB, documents map[string]map[string]any, e ledger.Entry) {
 		return m
 	}
 	before, after := parse(e.Before), parse(e.After)
+	if strings.HasPrefix(e.Action, "webhook_") {
+		stepWebhook(t, documents, e, before, after)
+		return
+	}
 	document := documents[e.Model]
 	if (before == nil) != (document == nil) {
 		t.Fatalf("entry %d: before is %s, the model's document %v", e.Index, e.Before, document)
@@ -272,6 +282,28 @@ func step(t testing.TB, documents map[string]map[string]any, e ledger.Entry) {
 	put(document, after)
 	documents[document["name"].(string)] = document
 }
+
+// stepWebhook does the same for a webhook, whose document is kept by its id.
+func stepWebhook(t testing.TB, documents map[string]map[string]any, e ledger.Entry, before, after map[string]any) {
+	t.Helper()
+	key := webhookPrefix + cmp.Or(text(after, "webhook_id"), text(before, "webhook_id"))
+	document := documents[key]
+	if (before == nil) != (document == nil) {
+		t.Fatalf("entry %d: before is %s, the webhook's document %v", e.Index, e.Before, document)
+	}
+	delete(documents, key)
+	if after == nil {
+		return
+	}
+	if document == nil {
+		document = make(map[string]any)
+	}
+	take(t, e, document, before)
+	put(document, after)
+	documents[key] = document
+}
+
+func text(m map[string]any, key string) string { s, _ := m[key].(string); return s }
 
 func take(t testing.TB, e ledger.Entry, from, what map[string]any) {
 	t.Helper()
@@ -310,13 +342,21 @@ func checkDocuments(t testing.TB, documents map[string]map[string]any, st *catal
 	t.Helper()
 	names := slices.Sorted(maps.Keys(documents))
 	var want []string
+	for w := range st.Webhooks() {
+		want = append(want, webhookPrefix+w.ID)
+		d := documents[webhookPrefix+w.ID]
+		names, _ := d["events"].(map[string]any)
+		got := fmt.Sprintln(text(d, "name"), text(d, "url"), text(d, "description"), text(d, "status"), len(names), d["last_updated_timestamp"])
+		if is := fmt.Sprintln(w.Name, w.URL, w.Description, w.Status, len(w.Events), w.Updated); got != is {
+			t.Fatalf("the entries lead to the webhook %v, the state is %v", got, is)
+		}
+	}
 	for m := range st.Models() {
 		want = append(want, m.Name)
 		d := documents[m.Name]
 		if d == nil {
 			continue
 		}
-		text := func(m map[string]any, key string) string { s, _ := m[key].(string); return s }
 		aliases, _ := d["aliases"].(map[string]any)
 		got := fmt.Sprintln(d["id"], text(d, "description"), d["last_updated_timestamp"], d["next_version"], len(aliases))
 		is := fmt.Sprintln(m.ID, m.Description, m.Updated, m.Next, len(m.Aliases))
@@ -331,6 +371,7 @@ func checkDocuments(t testing.TB, documents map[string]map[string]any, st *catal
 			t.Fatalf("the entries lead to %v, the state is %v", got, is)
 		}
 	}
+	slices.Sort(want)
 	if !slices.Equal(names, want) {
 		t.Fatalf("the entries lead to models %v, the state has %v", names, want)
 	}
