@@ -8,6 +8,7 @@ import (
 	stdjson "encoding/json"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -24,7 +25,8 @@ type Tree struct {
 	size   uint64
 
 	documents map[string]document          // of the models that are there, by name
-	models    []uint64                     // of each entry, the id of its model
+	webhooks  map[string]map[string]any    // that are there, by id
+	models    []uint64                     // of each entry, the id of its model, 0 for none
 	named     map[string]map[uint64]uint64 // by name, models that have or had it, and their last entry under it
 }
 
@@ -125,6 +127,10 @@ func fields(raw stdjson.RawMessage) (map[string]any, error) {
 func (t *Tree) change(e ledger.Entry, before, after map[string]any) error {
 	if t.documents == nil {
 		t.documents, t.named = make(map[string]document), make(map[string]map[uint64]uint64)
+		t.webhooks = make(map[string]map[string]any)
+	}
+	if strings.HasPrefix(e.Action, "webhook_") {
+		return t.changeWebhook(e, before, after)
 	}
 	d, there := t.documents[e.Model]
 	if (before != nil) != there {
@@ -157,6 +163,33 @@ func (t *Tree) change(e ledger.Entry, before, after map[string]any) error {
 		t.rename(d.id, e.Model, name, e.Index)
 	}
 	return nil
+}
+
+// changeWebhook does the same with the document of a webhook.
+func (t *Tree) changeWebhook(e ledger.Entry, before, after map[string]any) error {
+	id, ok := after["webhook_id"].(string)
+	if was, had := before["webhook_id"].(string); had && ok && was != id {
+		return fmt.Errorf("webhook %q becomes webhook %q", was, id)
+	} else if !ok {
+		id = was
+	}
+	webhook, there := t.webhooks[id]
+	if (before != nil) != there {
+		return fmt.Errorf("before is %s, the entries before it say that webhook %q was there: %v", e.Before, id, there)
+	}
+	if !there {
+		webhook = make(map[string]any)
+	}
+	t.models = append(t.models[:t.size], 0)
+	if err := take(webhook, before); err != nil {
+		return err
+	}
+	delete(t.webhooks, id)
+	if after == nil {
+		return nil
+	}
+	t.webhooks[id] = webhook
+	return put(webhook, after)
 }
 
 // rename notes that entry index gave the model the name to, and took from from.

@@ -155,5 +155,5 @@ func place(key, value []byte, what string) error {
 		name, _, _ := strings.Cut(rest, "\x00")
 		return differs(model-1, "the index of names %s name %q of the model that it created", what, name)
 	}
-	return fmt.Errorf("key %q %s such key: %w", key, what, ErrDamaged)
+	return fmt.Errorf("key %q: the state of a webhook or the position %s that: %w", key, what, ErrDamaged)
 }
