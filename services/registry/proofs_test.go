@@ -69,7 +69,12 @@ func (s *server) fill() int {
 	s.must("POST", "registered-models/set-tag", fields{"name": "c", "key": "k", "value": "<&>\u2028"})
 	s.create("b")
 	s.must("DELETE", "model-versions/delete", fields{"name": "a", "version": "1"})
-	return 11
+	hook := s.must("POST", "webhooks", fields{
+		"name": "hook", "url": "http://127.0.0.1:9/", "events": []fields{{"entity": "REGISTERED_MODEL", "action": "CREATED"}}, "status": "DISABLED",
+	})["webhook"].(map[string]any)["webhook_id"].(string)
+	s.must("PATCH", "webhooks/"+hook, fields{"description": "changed"})
+	s.must("DELETE", "webhooks/"+hook, nil)
+	return 14
 }
 
 // get sends a GET to a path of Runledger's own API, and returns the whole answer.
