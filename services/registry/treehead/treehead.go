@@ -126,6 +126,10 @@ func Open(signed []byte, keys ...note.Verifier) (Head, error) {
 		return Head{}, err
 	}
 	for _, s := range n.Sigs {
+		// note.Open takes more than one text for a signature.
+		if _, err := base64.StdEncoding.Strict().DecodeString(s.Base64); err != nil {
+			return Head{}, fmt.Errorf("%w: signature: %w", ErrMalformed, err)
+		}
 		if s.Name == h.Origin {
 			return h, nil
 		}
