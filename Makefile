@@ -3,7 +3,7 @@
 
 GO       ?= go
 PYTHON   ?= python3
-MODULES  := pkg services/ingest services/projector services/query services/registry cmd/runledger test loadtest
+MODULES  := pkg services/ingest services/projector services/query services/registry cmd/runledger test loadtest verifier
 PACKAGES := $(MODULES:%=./%/...)
 VENV     := .venv
 PY       := $(VENV)/bin/python

@@ -41,7 +41,8 @@ func root() *cobra.Command {
 		serviceCommand(parts{ingest: true}, "ingest", "Run the service that takes writes and keeps artifacts"),
 		serviceCommand(parts{projector: true}, "projector", "Run the service that fills the tables from the log"),
 		serviceCommand(parts{query: true}, "query", "Run the service that answers reads"),
-		serviceCommand(parts{registry: true}, "registry", "Run the model registry"),
+		registryCommand(),
+		auditCommand(),
 		gcCommand(),
 	)
 	return cmd

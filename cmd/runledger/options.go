@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/spf13/cobra"
@@ -24,6 +25,8 @@ type options struct {
 	logMaxBytes   int64
 	logLevel      slog.Level
 	pprof         string
+	treeHeadKey   string
+	treeHeadEvery time.Duration
 
 	webhookKey          string
 	webhookSchemes      []string
@@ -46,6 +49,13 @@ func (o *options) register(cmd *cobra.Command, defaultListen string) {
 	f.StringVar(&o.pprof, "pprof", "", "loopback address for the Go runtime's profiles")
 	_ = f.MarkHidden("pprof") // fails only for a flag that does not exist
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least level that is logged: DEBUG, INFO, WARN or ERROR")
+}
+
+// registerRegistry adds the flags of the registry alone.
+func (o *options) registerRegistry(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.treeHeadKey, "tree-head-key", "", "file with the key that signs the registry's tree heads (default: "+keyFile+" in the data directory, made at the first start)")
+	f.DurationVar(&o.treeHeadEvery, "tree-head-every", time.Hour, "how often to sign a tree head if there are new entries; 0 is only at the start and when asked")
 }
 
 func (o *options) logger() *slog.Logger {

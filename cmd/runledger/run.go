@@ -33,6 +33,7 @@ import (
 	"github.com/runledger/runledger/services/projector"
 	"github.com/runledger/runledger/services/query"
 	"github.com/runledger/runledger/services/registry"
+	"github.com/runledger/runledger/services/registry/treehead"
 	"github.com/runledger/runledger/services/registry/webhooks"
 )
 
@@ -41,6 +42,15 @@ const (
 	// closeTimeout how long a part may take to shut down after that.
 	drainTimeout = 20 * time.Second
 	closeTimeout = 20 * time.Second
+)
+
+// What is in the data directory.
+const (
+	natsDir       = "nats"
+	clickHouseDir = "clickhouse"
+	ledgerDir     = "registry"
+	headsDir      = "tree-heads"
+	keyFile       = "tree-head-key"
 )
 
 // parts are the services that a process runs.
@@ -74,6 +84,13 @@ func upCommand() *cobra.Command {
 		},
 	}
 	o.register(cmd, "127.0.0.1:5000")
+	o.registerRegistry(cmd)
+	return cmd
+}
+
+func registryCommand() *cobra.Command {
+	cmd := serviceCommand(parts{registry: true}, "registry", "Run the model registry, or ask one")
+	cmd.AddCommand(historyCommand())
 	return cmd
 }
 
@@ -96,6 +113,9 @@ func serviceCommand(p parts, name, short string) *cobra.Command {
 	_ = cmd.MarkFlagRequired("nats-url") // fails only for a flag that does not exist
 	if p.usesClickHouse() {
 		_ = cmd.MarkFlagRequired("clickhouse-url")
+	}
+	if p.registry {
+		o.registerRegistry(cmd)
 	}
 	return cmd
 }
@@ -214,13 +234,13 @@ func (n *node) openBackends(ctx context.Context, p parts, embedded bool) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	if n.options.natsURL == "" && embedded {
 		group.Go(func() (err error) {
-			server, err = natsserver.Start(groupCtx, natsserver.Config{DataDir: filepath.Join(n.dir, "nats"), Logger: n.logger})
+			server, err = natsserver.Start(groupCtx, natsserver.Config{DataDir: filepath.Join(n.dir, natsDir), Logger: n.logger})
 			return err
 		})
 	}
 	if n.options.clickhouseURL == "" && embedded && p.usesClickHouse() {
 		group.Go(func() (err error) {
-			engine, err = chdb.Start(groupCtx, chdb.Config{DataDir: filepath.Join(n.dir, "clickhouse"), Logger: n.logger})
+			engine, err = chdb.Start(groupCtx, chdb.Config{DataDir: filepath.Join(n.dir, clickHouseDir), Logger: n.logger})
 			return err
 		})
 	}
@@ -243,8 +263,8 @@ func (n *node) openBackends(ctx context.Context, p parts, embedded bool) error {
 		return err
 	}
 	if n.nats == nil {
-		if n.nats, err = nats.Connect(n.options.natsURL, nats.Name("runledger"), nats.MaxReconnects(-1)); err != nil {
-			return fmt.Errorf("connect to NATS at %s: %w", n.options.natsURL, err)
+		if n.nats, err = connectNATS(n.options.natsURL); err != nil {
+			return err
 		}
 		n.onClose(func() error { n.nats.Close(); return nil })
 		n.check("nats", func(ctx context.Context) error { return n.nats.FlushWithContext(ctx) })
@@ -258,6 +278,29 @@ func (n *node) openBackends(ctx context.Context, p parts, embedded bool) error {
 		Shards: n.options.shards, Replicas: n.options.replicas, MaxBytes: n.options.logMaxBytes, Logger: n.logger,
 	})
 	return err
+}
+
+func connectNATS(url string) (*nats.Conn, error) {
+	nc, err := nats.Connect(url, nats.Name("runledger"), nats.MaxReconnects(-1))
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS at %s: %w", url, err)
+	}
+	return nc, nil
+}
+
+// openHeads finds the key that signs tree heads, or makes one that is named after
+// the data directory.
+func (n *node) openHeads() (*treehead.Keeper, error) {
+	file, name := n.options.treeHeadKey, ""
+	if file == "" {
+		file, name = filepath.Join(n.dir, keyFile), "runledger/"+n.holderID
+	}
+	key, err := treehead.LoadKey(file, name)
+	if err != nil {
+		return nil, err
+	}
+	n.logger.Info("registry: tree heads are signed", slog.String("verifier_key", key.Verifier))
+	return treehead.OpenKeeper(filepath.Join(n.dir, headsDir), key)
 }
 
 // startServices starts the services of p; they are closed in reverse.
@@ -293,8 +336,13 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 	var versions *registry.Service
 	var record artifacts.Record
 	if p.registry {
+		heads, err := n.openHeads()
+		if err != nil {
+			return err
+		}
 		s, err := registry.New(ctx, registry.Config{
-			Log: n.log, Dir: filepath.Join(n.dir, "registry"), Logger: n.logger, Registerer: n.registry,
+			Log: n.log, Dir: filepath.Join(n.dir, ledgerDir), Logger: n.logger, Registerer: n.registry,
+			Heads: heads, HeadEvery: n.options.treeHeadEvery,
 			Webhooks: webhooks.Options{
 				KeyFile: cmp.Or(n.options.webhookKey, filepath.Join(n.dir, "webhook.key")),
 				Schemes: n.options.webhookSchemes, AllowPrivate: n.options.webhookAllowPrivate,

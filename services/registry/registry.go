@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -26,6 +27,7 @@ import (
 	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/services/registry/catalog"
 	"github.com/runledger/runledger/services/registry/ledger"
+	"github.com/runledger/runledger/services/registry/treehead"
 	"github.com/runledger/runledger/services/registry/webhooks"
 )
 
@@ -49,7 +51,12 @@ type Config struct {
 	Dir        string // of the ledger
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
-	Webhooks   webhooks.Options
+	// Heads signs tree heads at the start, when asked, and every HeadEvery if there
+	// are new entries. nil: none are signed; 0: only at the start and when asked.
+	Heads     *treehead.Keeper
+	HeadEvery time.Duration
+	FS        vfs.FS // of the ledger; nil is the disk
+	Webhooks  webhooks.Options
 }
 
 // Service is the model registry. Close ends it.
@@ -61,6 +68,8 @@ type Service struct {
 	lane    *eventlog.Lane
 	tags    []*eventlog.Lane // of logged models, by shard
 	decider decider
+	heads   *treehead.Keeper      // nil: none are signed
+	forked  atomic.Pointer[error] // what was signed is not in the ledger
 
 	webhooks *webhooks.Dispatcher
 
@@ -79,7 +88,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	l, err := ledger.Open(c.Dir, ledger.Options{Logger: c.Logger})
+	l, err := ledger.Open(c.Dir, ledger.Options{Logger: c.Logger, FS: c.FS})
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +105,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
 		log: c.Log, ledger: l, logger: c.Logger, metrics: newMetrics(c.Registerer, l), webhooks: dispatcher,
-		target: target, stop: stop,
+		target: target, stop: stop, heads: c.Heads,
 	}
 	s.alive, s.die = context.WithCancel(ctx)
 	s.decider = decider{Service: s}
@@ -106,6 +115,9 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	}
 	s.followed.Go(func() { s.follow(ctx) })
 	s.followed.Go(func() { s.webhooks.Run(s.alive) })
+	if c.Heads != nil {
+		s.followed.Go(func() { s.signOften(ctx, c.HeadEvery) })
+	}
 	return s, nil
 }
 
@@ -162,6 +174,9 @@ func (s *Service) Ready(ctx context.Context) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
+	if forked := s.forked.Load(); forked != nil {
+		return *forked
+	}
 	last, err := s.log.LastSeq(ctx, events.StreamRegistry)
 	if err != nil {
 		return err
@@ -215,7 +230,7 @@ func (s *Service) Register(e *echo.Echo) {
 		httpapi.MLflow(e, r.method, r.path, r.handler)
 	}
 	e.GET("/api/v1/models/:name/history", s.history)
-	e.GET("/api/v1/registry/tree", s.tree)
+	s.registerProofs(e)
 	e.GET("/api/v1/webhooks/:id/deliveries", s.webhookAttempts)
 }
 
