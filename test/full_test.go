@@ -19,7 +19,7 @@ func TestFullLogRefusesWritesAndGoesOnAnsweringReads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &runBook{name: "full", created: acked, progress: newRegister(""), status: newRegister("RUNNING"), lifecycle: newRegister("active")}
+	b := &runBook{name: "full", created: acked, progress: newRegister(""), status: newRegister("RUNNING"), lifecycle: newRegister("active"), artifact: newRegister("")}
 	if b.id, err = c.createRun(t.Context(), experimentID, b.name, time.Now()); err != nil {
 		t.Fatal(err)
 	}
