@@ -30,6 +30,7 @@ const (
 	HeaderSeq            = "Runledger-Seq"        // of a write; of a read of one model, the last event about it
 	HeaderExpectSeq      = "Runledger-Expect-Seq" // of a write to the registry: only if that is the last event about the model
 	HeaderWatermark      = "Runledger-Watermark"  // of a read
+	HeaderAsOf           = "Runledger-As-Of"      // of a read of the registry's past: after how many entries
 	HeaderStale          = "Runledger-Stale"      // of a read that did not wait long enough
 )
 

@@ -26,6 +26,7 @@ import (
 	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/services/registry/catalog"
 	"github.com/runledger/runledger/services/registry/ledger"
+	"github.com/runledger/runledger/services/registry/past"
 	"github.com/runledger/runledger/services/registry/webhooks"
 )
 
@@ -62,6 +63,7 @@ type Service struct {
 	decider decider
 
 	webhooks *webhooks.Dispatcher
+	past     *past.Past
 
 	target   uint64 // the log's last sequence at the start
 	stop     context.CancelFunc
@@ -95,7 +97,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
 		log: c.Log, ledger: l, logger: c.Logger, metrics: newMetrics(c.Registerer, l), webhooks: dispatcher,
-		target: target, stop: stop,
+		past: past.New(c.Log, l), target: target, stop: stop,
 	}
 	s.alive, s.die = context.WithCancel(ctx)
 	s.decider = decider{Service: s}
@@ -208,6 +210,8 @@ func (s *Service) Register(e *echo.Echo) {
 		httpapi.MLflow(e, r.method, r.path, r.handler)
 	}
 	e.GET("/api/v1/models/:name/history", s.history)
+	e.POST("/api/v1/models/:name/rollback", s.rollbackModel)
+	e.POST("/api/v1/registry/rollback", s.rollbackAll)
 	e.GET("/api/v1/registry/tree", s.tree)
 	e.GET("/api/v1/webhooks/:id/deliveries", s.webhookAttempts)
 }
