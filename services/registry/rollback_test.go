@@ -3,12 +3,14 @@ package registry_test
 import (
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -161,10 +163,19 @@ func TestAnyMomentIsAFoldAndARollbackGoesBackToIt(t *testing.T) {
 	log := openLog(t, natstest.Start(t))
 	s := start(t, log, t.TempDir())
 	t.Cleanup(s.close)
+	done := make(map[string]int)
 	rapid.Check(t, func(t *rapid.T) {
-		pick := func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "pick") }
-		for range 5 + pick(15) {
+		// Rapid's numbers are mostly small, and so most of its histories create.
+		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), uint64(len(readAll(s.t, log)))))
+		pick := random.IntN
+		for range 5 + pick(25) {
 			method, path, f := request(pick)
+			switch {
+			case pick(3) == 0:
+				method, path, f = "POST", "model-versions/create", fields{"name": fmt.Sprint("model ", pick(3)), "source": "s3://b/m"}
+			case path == "registered-models/delete" && pick(3) > 0:
+				method, path, f = "POST", "registered-models/create", fields{"name": f["name"]}
+			}
 			s.send(method, path, f)
 		}
 		recs := readAll(s.t, log)
@@ -186,7 +197,7 @@ func TestAnyMomentIsAFoldAndARollbackGoesBackToIt(t *testing.T) {
 		if pick(2) == 0 {
 			model = fmt.Sprint("model ", pick(3))
 		}
-		request := fields{"to": n, "restore": pick(3) > 0, "reason": "back"}
+		request := fields{"to": n, "restore": pick(10) > 0, "reason": "back"}
 		dry := maps.Clone(request)
 		dry["dry_run"] = true
 		first := s.rollback(model, dry)
@@ -205,6 +216,9 @@ func TestAnyMomentIsAFoldAndARollbackGoesBackToIt(t *testing.T) {
 			return
 		}
 		checkBatch(t, recs[size:], a, "back")
+		for _, change := range asList(a.body["changes"]) {
+			done[fmt.Sprint(change.(map[string]any)["what"])]++
+		}
 		now := fold(t, recs)
 		if m, ok := now.Model(model); ok {
 			checkBack(t, m, then.ModelByID(m.ID))
@@ -224,6 +238,7 @@ func TestAnyMomentIsAFoldAndARollbackGoesBackToIt(t *testing.T) {
 			t.Fatalf("%d models, there were %d", len(got), before.Len())
 		}
 	})
+	t.Log("changes by rollbacks:", done)
 	s.close()
 	checkLedger(t, s.dir, readAll(t, log))
 	*s = *start(t, log, s.dir)
@@ -245,5 +260,243 @@ func checkBatch(t rapid.TB, recs []eventlog.Record, a answer, reason string) {
 	}
 }
 
-var _ = httpapi.HeaderAsOf
-var _ = time.Now
+var (
+	_ = httpapi.HeaderAsOf
+	_ = time.Now
+)
+
+func TestRollback(t *testing.T) {
+	s := newPast(t) // 1 to 6, where entry 6 deletes version 1
+	s.must("PATCH", "model-versions/update", fields{"name": "m", "version": "2", "description": "worse"})
+	s.addVersion("m")
+	s.must("POST", "registered-models/alias", fields{"name": "m", "alias": "champion", "version": "3"})
+	s.must("POST", "model-versions/transition-stage", fields{"name": "m", "version": "3", "stage": "Production"})
+	a := s.rollback("m", fields{"to": 5, "reason": "worse"})
+	if a.status != http.StatusBadRequest || !strings.Contains(toJSON(t, a.body), "version 1 of 'm'") || s.size() != 10 {
+		t.Fatalf("a version that was deleted: %d %v, %v entries", a.status, a.body, s.size())
+	}
+	a = s.rollback("m", fields{"to": "5", "reason": "worse", "restore": true}, "X-Request-Id", "r-1", httpapi.HeaderReason, "not this")
+	const want = `{"changes":[` +
+		`{"from":"deleted","model":"m","to":"restored","version":"1","what":"version"},` +
+		`{"from":"worse","model":"m","to":null,"version":"2","what":"description"},` +
+		`{"from":"Production","model":"m","to":"None","version":"3","what":"stage"},` +
+		`{"from":"3","key":"champion","model":"m","to":"1","what":"alias"}],` +
+		`"dry_run":false,"first_entry":11,"last_entry":14,"seq":10,"to":5}`
+	if got := toJSON(t, a.body); got != want {
+		t.Fatalf("\n got %s\nwant %s", got, want)
+	}
+	v := s.must("GET", "registered-models/alias", fields{"name": "m", "alias": "champion"})["model_version"].(map[string]any)
+	if v["version"] != "1" || v["source"] != "s3://bucket/model" || v["current_stage"] != "Production" {
+		t.Errorf("the version is %v", v)
+	}
+	if v := s.version("m", "3"); v["current_stage"] != "None" {
+		t.Errorf("a version made since is %v", v)
+	}
+	for _, e := range s.entries("m")[10:] {
+		if e["reason"] != "worse" || e["request_id"] != "r-1" || e["source"] != "/runledger/registry/rollback?to=5" {
+			t.Errorf("an entry of the rollback is %v", e)
+		}
+	}
+	if next := s.addVersion("m"); next != "4" {
+		t.Errorf("the next version is %s", next)
+	}
+	if a := s.rollback("m", fields{"to": 14, "reason": "again"}); toJSON(t, a.body["changes"]) != "[]" || a.body["first_entry"] != 0.0 {
+		t.Errorf("nothing to roll back: %v", a.body)
+	}
+}
+
+func TestRollbackOfADeletedModel(t *testing.T) {
+	s := newServer(t)
+	s.create("m") // 1
+	s.addVersion("m")
+	s.must("POST", "registered-models/alias", fields{"name": "m", "alias": "a", "version": "1"}) // 3
+	s.addVersion("m")
+	s.must("DELETE", "registered-models/delete", fields{"name": "m"}) // 5
+	s.create("other")                                                 // 6
+	if a := s.rollback("m", fields{"to": 3, "reason": "r"}); a.status != http.StatusBadRequest || !strings.Contains(toJSON(t, a.body), "Registered Model 'm'") {
+		t.Fatalf("a model that was deleted: %d %v", a.status, a.body)
+	}
+	if a := s.rollback("", fields{"to": 3, "reason": "r"}); a.status != http.StatusBadRequest || !strings.Contains(toJSON(t, a.body), "Registered Model 'm', 1 in all") {
+		t.Fatalf("a model that was deleted: %d %v", a.status, a.body)
+	}
+	if a := s.rollback("m", fields{"to": 3, "reason": "r", "restore": true}); a.status != http.StatusOK {
+		t.Fatalf("%d %v", a.status, a.body)
+	}
+	m := s.model("m")
+	if toJSON(t, m["aliases"]) != `[{"alias":"a","version":"1"}]` || len(asList(m["latest_versions"])) != 1 {
+		t.Errorf("the model is %v", m)
+	}
+	// Version 2 was made since, and deleted with the model.
+	if next := s.addVersion("m"); next != "3" {
+		t.Errorf("the next version is %s", next)
+	}
+	if a := s.rollback("m", fields{"to": 4, "reason": "r", "restore": true}); a.status != http.StatusOK || s.version("m", "2")["source"] != "s3://bucket/model" {
+		t.Errorf("%d %v", a.status, a.body)
+	}
+	if got := len(s.entries("m")); got != 5+3+1+1 {
+		t.Errorf("%d entries in the model's history", got)
+	}
+	// Another model that has the name now is not to be replaced.
+	s.must("DELETE", "registered-models/delete", fields{"name": "m"})
+	s.create("m")
+	size := s.size()
+	if a := s.rollback("", fields{"to": 4, "reason": "r", "restore": true}); a.body["error_code"] != "RESOURCE_ALREADY_EXISTS" || !strings.Contains(toJSON(t, a.body), "'m'") {
+		t.Errorf("the name is taken: %d %v", a.status, a.body)
+	}
+	if a := s.rollback("m", fields{"to": 4, "reason": "r"}); a.status != http.StatusBadRequest || !strings.Contains(toJSON(t, a.body), "'m' did not exist as of entry 4") {
+		t.Errorf("another model: %d %v", a.status, a.body)
+	}
+	if s.size() != size {
+		t.Errorf("%v entries, there were %v", s.size(), size)
+	}
+}
+
+func TestRollbacksThatAreRefused(t *testing.T) {
+	s := newPast(t)
+	s.create("late")                                                                               // 7
+	s.must("POST", "registered-models/rename", fields{"name": "late", "new_name": "latest model"}) // 8
+	for _, test := range []struct {
+		model  string
+		fields fields
+		status int
+		want   string
+	}{
+		{"m", fields{"reason": "r"}, 400, "parameter 'to'"},
+		{"m", fields{"to": nil, "reason": "r"}, 400, "parameter 'to'"},
+		{"m", fields{"to": true, "reason": "r"}, 400, "parameter 'to'"},
+		{"m", fields{"to": []int{1}, "reason": "r"}, 400, "parameter 'to'"},
+		{"m", fields{"to": 2}, 400, "parameter 'reason'"},
+		{"m", fields{"to": 2, "reason": " "}, 400, "parameter 'reason'"},
+		{"m", fields{"to": 2, "reason": strings.Repeat("r", 1025)}, 400, "'reason' exceeds"},
+		{"m", fields{"to": 2, "reason": 1}, 400, "parameter 'reason'"},
+		{"m", fields{"to": 2, "reason": "r", "dry_run": "yes"}, 400, "parameter 'dry_run'"},
+		{"m", fields{"to": 2, "reason": "r", "force": true}, 400, `unknown field \"force\"`},
+		{"m", fields{"to": 2, "reason": strings.Repeat("r", 70<<10)}, 400, "more than 65536 bytes"},
+		{"nobody", fields{"to": 2, "reason": "r"}, 404, "nobody"},
+		{"latest model", fields{"to": 6, "reason": "r"}, 400, "'latest model' did not exist as of entry 6. Entry 7 created it"},
+		{"late", fields{"to": 7, "reason": "r"}, 400, "'late' is called 'latest model' now"},
+		{"a/b", fields{"to": 2, "reason": "r"}, 400, "name"},
+	} {
+		a := s.rollback(test.model, test.fields)
+		if a.status != test.status || !strings.Contains(toJSON(t, a.body), test.want) {
+			t.Errorf("%s %.80v: %d %v, want %q", test.model, test.fields, a.status, a.body, test.want)
+		}
+	}
+	if s.size() != 8 {
+		t.Errorf("%v entries", s.size())
+	}
+}
+
+func TestARollbackIsDoneOnce(t *testing.T) {
+	s := newPast(t)
+	request := fields{"to": 5, "reason": "r", "restore": true}
+	first := s.rollback("m", request, httpapi.HeaderIdempotencyKey, "k")
+	s.must("DELETE", "registered-models/alias", fields{"name": "m", "alias": "champion"})
+	second := s.rollback("m", request, httpapi.HeaderIdempotencyKey, "k")
+	if first.status != http.StatusOK || toJSON(t, first.body) != toJSON(t, second.body) || s.size() != 9 {
+		t.Errorf("first %v\nthen %v, %v entries", first.body, second.body, s.size())
+	}
+	for _, a := range []answer{
+		s.rollback("m", fields{"to": 4, "reason": "r", "restore": true}, httpapi.HeaderIdempotencyKey, "k"),
+		s.send("POST", "registered-models/create", fields{"name": "n"}, httpapi.HeaderIdempotencyKey, "k"),
+	} {
+		if a.status != http.StatusBadRequest || !strings.Contains(toJSON(t, a.body), "used before") {
+			t.Errorf("the key of another request: %d %v", a.status, a.body)
+		}
+	}
+}
+
+func TestAChangeInBetweenIsNotOverwritten(t *testing.T) {
+	s := newPast(t)
+	for _, model := range []string{"m", ""} {
+		request := fields{"to": 4, "restore": true, "dry_run": true, "reason": "r"}
+		dry := s.rollback(model, request)
+		s.must("POST", "registered-models/set-tag", fields{"name": "m", "key": "since" + model, "value": "v"})
+		size := s.size()
+		delete(request, "dry_run")
+		seq := dry.header.Get(httpapi.HeaderSeq)
+		a := s.rollback(model, request, httpapi.HeaderExpectSeq, seq)
+		if a.status != http.StatusConflict || a.body["error_code"] != "RESOURCE_CONFLICT" || s.size() != size || seq != fmt.Sprint(dry.body["seq"]) {
+			t.Errorf("%q: %d %v, %v entries, the sequence was %s", model, a.status, a.body, s.size(), seq)
+		}
+	}
+	if tags := toJSON(t, s.model("m")["tags"]); !strings.Contains(tags, "since") {
+		t.Errorf("tags %s", tags)
+	}
+}
+
+// Two processes change and roll back the same models at the same time. A
+// rollback either rests on the last event before it, or is refused.
+func TestRollbacksRace(t *testing.T) {
+	log := openLog(t, natstest.Start(t))
+	servers := []*server{start(t, log, t.TempDir()), start(t, log, t.TempDir())}
+	for _, name := range []string{"m", "n"} {
+		servers[0].create(name)
+		servers[0].addVersion(name)
+		servers[0].addVersion(name)
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var rollbacks []answer
+	for _, s := range servers {
+		wg.Go(func() {
+			for i := range 40 {
+				s.send("POST", "registered-models/alias", fields{"name": "m", "alias": "a", "version": strconv.Itoa(1 + i%2)})
+				s.send("POST", "registered-models/set-tag", fields{"name": "n", "key": "k", "value": strconv.Itoa(i)})
+			}
+		})
+		wg.Go(func() {
+			for i := range 40 {
+				a := s.rollback([]string{"m", ""}[i%2], fields{"to": 6, "reason": "race"})
+				mu.Lock()
+				rollbacks = append(rollbacks, a)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	recs := readAll(t, log)
+	outcomes := make(map[int]int)
+	for _, a := range rollbacks {
+		outcomes[a.status]++
+		if a.status != http.StatusOK && a.status != http.StatusConflict {
+			t.Errorf("%d %v", a.status, a.body)
+		}
+		changes := asList(a.body["changes"])
+		if a.status != http.StatusOK || len(changes) == 0 {
+			continue
+		}
+		first, last := int(a.body["first_entry"].(float64)), int(a.body["last_entry"].(float64))
+		checkBatch(t, recs[first-1:last], a, "race")
+		// What the difference was computed on was still so.
+		before, seq := fold(t, recs[:first-1]), uint64(a.body["seq"].(float64))
+		if m, _ := before.Model("m"); m.Last != seq && before.Seq() != seq {
+			t.Errorf("a rollback at entry %d was computed on event %d, the last were %d and %d", first, seq, m.Last, before.Seq())
+		}
+	}
+	t.Log("rollbacks by status:", outcomes)
+	if outcomes[http.StatusOK] == 0 || outcomes[http.StatusConflict] == 0 {
+		t.Error("there was no race")
+	}
+	for _, s := range servers {
+		s.close()
+		checkLedger(t, s.dir, recs)
+	}
+}
+
+func TestARollbackThatIsTooLarge(t *testing.T) {
+	s := newServer(t)
+	s.create("m")
+	for i := range eventlog.MaxEvents + 1 {
+		s.must("POST", "registered-models/set-tag", fields{"name": "m", "key": strconv.Itoa(i), "value": "v"})
+	}
+	size := s.size()
+	a := s.rollback("m", fields{"to": 1, "reason": "r"})
+	if a.status != http.StatusBadRequest || !strings.Contains(toJSON(t, a.body), "501 changes") || s.size() != size {
+		t.Errorf("%d %v, %v entries", a.status, a.body, s.size())
+	}
+	a = s.rollback("m", fields{"to": 2, "reason": "r"})
+	if a.status != http.StatusOK || len(asList(a.body["changes"])) != eventlog.MaxEvents || len(asList(s.model("m")["tags"])) != 1 {
+		t.Errorf("%d %.200v", a.status, a.body)
+	}
+}

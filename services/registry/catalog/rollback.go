@@ -29,7 +29,7 @@ const (
 // Step is one change of a rollback. From and To are nil for what is not there.
 type Step struct {
 	Model   string  `json:"model"` // its present name
-	Version uint64  `json:"version,omitempty,string"`
+	Version uint64  `json:"version,omitzero,string"`
 	What    string  `json:"what"`
 	Key     string  `json:"key,omitempty"` // of a tag, or the alias
 	From    *string `json:"from"`
