@@ -160,16 +160,17 @@ func (p *Past) Before(ctx context.Context, t time.Time) (uint64, error) {
 		}
 	}
 	block := sort.Search(len(p.latest), func(i int) bool { return p.latest[i].After(t) })
-	for n := uint64(block) * blockSize; n < size; n++ {
-		at, err := p.time(n)
+	n := uint64(block) * blockSize
+	for at, err := range p.ledger.Times(n, size) {
 		if err != nil {
 			return 0, fmt.Errorf("entries until %v: %w", t, err)
 		}
 		if at.After(t) {
-			return n, nil
+			break
 		}
+		n++
 	}
-	return size, nil
+	return n, nil
 }
 
 // addBlock reads the times of the next block.
@@ -182,8 +183,7 @@ func (p *Past) addBlock(ctx context.Context) error {
 		latest = p.latest[blocks-1]
 	}
 	first := uint64(len(p.latest)) * blockSize
-	for n := first; n < first+blockSize; n++ {
-		at, err := p.time(n)
+	for at, err := range p.ledger.Times(first, first+blockSize) {
 		if err != nil {
 			return err
 		}
@@ -193,19 +193,6 @@ func (p *Past) addBlock(ctx context.Context) error {
 	}
 	p.latest = append(p.latest, latest)
 	return nil
-}
-
-// time returns the time of an entry.
-func (p *Past) time(index uint64) (time.Time, error) {
-	e, err := p.ledger.Entry(index)
-	if err != nil {
-		return time.Time{}, err
-	}
-	at, err := time.Parse(time.RFC3339Nano, e.Time)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("time of entry %d: %w: %w", index, err, ledger.ErrDamaged)
-	}
-	return at, nil
 }
 
 func (p *Past) take(ctx context.Context) error {
