@@ -142,13 +142,13 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, drain time.Durat
 // begins with a slash, and "mlflow" is added before it. A request must be read
 // within bodyTimeout, and its context ends then.
 func MLflow(e *echo.Echo, method, path string, h echo.HandlerFunc) {
-	e.Add(method, "/api/2.0/mlflow"+path, h, limitTime)
-	e.Add(method, "/ajax-api/2.0/mlflow"+path, h, limitTime)
+	e.Add(method, "/api/2.0/mlflow"+path, h, LimitTime)
+	e.Add(method, "/ajax-api/2.0/mlflow"+path, h, LimitTime)
 }
 
-// limitTime keeps a client that sends its body a byte at a time from holding
-// what the request has reserved.
-func limitTime(h echo.HandlerFunc) echo.HandlerFunc {
+// LimitTime is middleware for a request with a body: it keeps a client that sends
+// that a byte at a time from holding what the request has reserved.
+func LimitTime(h echo.HandlerFunc) echo.HandlerFunc {
 	return func(ec echo.Context) error {
 		err := http.NewResponseController(ec.Response()).SetReadDeadline(time.Now().Add(bodyTimeout))
 		if err != nil && !errors.Is(err, http.ErrNotSupported) {

@@ -210,8 +210,8 @@ func (s *Service) Register(e *echo.Echo) {
 		httpapi.MLflow(e, r.method, r.path, r.handler)
 	}
 	e.GET("/api/v1/models/:name/history", s.history)
-	e.POST("/api/v1/models/:name/rollback", s.rollbackModel)
-	e.POST("/api/v1/registry/rollback", s.rollbackAll)
+	e.POST("/api/v1/models/:name/rollback", s.rollbackModel, httpapi.LimitTime)
+	e.POST("/api/v1/registry/rollback", s.rollbackAll, httpapi.LimitTime)
 	e.GET("/api/v1/registry/tree", s.tree)
 	e.GET("/api/v1/webhooks/:id/deliveries", s.webhookAttempts)
 }
