@@ -1,21 +1,22 @@
 # What a user needs:   make run · make demo · make test
-# What a change needs: make lint · make generate · make torture · make bench
+# What a change needs: make lint · make generate · make conformance · make torture · make bench
 
 GO       ?= go
 PYTHON   ?= python3
-MODULES  := pkg services/ingest services/projector services/query services/registry cmd/runledger test loadtest
+MODULES  := pkg services/ingest services/projector services/query services/registry cmd/runledger test loadtest verifier
 PACKAGES := $(MODULES:%=./%/...)
 VENV     := .venv
 PY       := $(VENV)/bin/python
 PY_2.9   := $(VENV)-2.9/bin/python
+PY_INT   := $(VENV)-integrations/bin/python
 # The race detector needs a C compiler.
 RACE     := $(if $(shell command -v $${CC:-cc}),-race)
 URI      ?= http://127.0.0.1:5000
 
-.PHONY: help build run demo test test-go test-client test-client-2.9 lint generate torture bench clean
+.PHONY: help build run demo test test-go test-client test-client-2.9 test-differential test-integrations conformance lint generate torture bench clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 engine/node_modules: engine/package-lock.json
 	@echo "Fetching the ClickHouse engine (about 130 MB, once)"
@@ -41,10 +42,16 @@ $(PY_2.9): test/client/requirements-2.9.txt
 	$(PY_2.9) -m pip install --quiet --disable-pip-version-check -r test/client/requirements-2.9.txt
 	@touch $@
 
+$(PY_INT): test/integrations/requirements.txt
+	@echo "Making a Python environment with PyTorch and others in $(VENV)-integrations (6 GB, once)"
+	$(PYTHON) -m venv $(VENV)-integrations
+	$(PY_INT) -m pip install --quiet --disable-pip-version-check -r test/integrations/requirements.txt
+	@touch $@
+
 demo: $(PY) ## Run a real sweep against the server of `make run` (URI=…)
 	MLFLOW_DISABLE_TELEMETRY=true $(PY) -W ignore::FutureWarning examples/sweep/sweep.py --tracking-uri $(URI)
 
-test: test-go test-client test-client-2.9 ## Run all tests
+test: test-go test-client test-client-2.9 test-differential ## Run all tests
 
 test-go: build
 	$(GO) vet $(PACKAGES)
@@ -56,12 +63,23 @@ test-client: build $(PY)
 test-client-2.9: build $(PY_2.9)
 	cd test/client && ../../$(PY_2.9) -m pytest
 
+test-differential: build $(PY) ## Compare answers with those of MLflow's own server
+	cd test/differential && ../../$(PY) -m pytest
+
+conformance: build $(PY) ## Test MLflow's routes and rules, write docs/mlflow-compatibility.md
+	GO="$(GO)" $(PY) test/client/conformance.py
+
+test-integrations: build $(PY_INT) ## Run Lightning, Optuna, XGBoost and LightGBM against Runledger (6 GB on disk)
+	cd test/integrations && ../../$(PY_INT) -m pytest
+
 lint: $(PY) ## Check style: gofumpt, staticcheck, ruff, mypy
 	cd tools && GOWORK=off $(GO) build -o ../bin/tools/ mvdan.cc/gofumpt honnef.co/go/tools/cmd/staticcheck
 	@test -z "$$(bin/tools/gofumpt -l $(MODULES) | tee /dev/stderr)"
 	bin/tools/staticcheck $(PACKAGES)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	cd test/client && ../../$(VENV)/bin/mypy .
+	cd test/differential && ../../$(VENV)/bin/mypy .
+	cd test/integrations && ../../$(VENV)/bin/mypy .
 
 generate: ## Generate the event types from events.proto
 	cd tools && GOWORK=off $(GO) build -o ../bin/tools/ github.com/bufbuild/buf/cmd/buf
@@ -75,4 +93,4 @@ bench: build ## Measure ingest beside the bare ClickHouse insert rate
 	$(GO) run ./loadtest bench --bin bin/runledger
 
 clean: ## Remove what was built (not data directories)
-	rm -rf bin $(VENV) $(VENV)-2.9 engine/node_modules
+	rm -rf bin $(VENV) $(VENV)-2.9 $(VENV)-integrations engine/node_modules

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -98,6 +99,44 @@ func do[T any](ctx context.Context, c *client, method, path string, body object,
 		return answer, resp.Header, fmt.Errorf("decode the answer to %s %s: %w: %.200s", method, path, err, data)
 	}
 	return answer, resp.Header, nil
+}
+
+// upload writes an artifact of a run.
+func (c *client) upload(ctx context.Context, experiment, run, path, content string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, c.base+artifactPath(experiment, run, path), strings.NewReader(content))
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	data, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		failed := &apiError{Status: resp.StatusCode, RetryAfter: resp.Header.Get("Retry-After")}
+		_ = json.Unmarshal(data, failed) // whatever else it says
+		return failed
+	}
+	return err
+}
+
+func artifactPath(experiment, run, path string) string {
+	return "/api/2.0/mlflow-artifacts/artifacts/" + experiment + "/" + run + "/artifacts/" + path
+}
+
+// artifact is one that the log has of a run.
+type artifact struct {
+	Path   string `json:"path"`
+	SHA256 string `json:"sha256"`
+}
+
+// artifacts returns what the log has of a run's artifacts.
+func (c *client) artifacts(ctx context.Context, run string) ([]artifact, error) {
+	answer, _, err := do[struct {
+		Artifacts []artifact `json:"artifacts"`
+	}](ctx, c, http.MethodGet, "/api/v1/artifacts?run_id="+run, nil)
+	return answer.Artifacts, err
 }
 
 // get returns the status and the body of any page.

@@ -70,6 +70,8 @@ func TestBadArgumentsAreRefusedWithAClearMessage(t *testing.T) {
 		"unknown flag":                 {[]string{"up", "--nonsense"}, []string{"--nonsense"}},
 		"unknown command":              {[]string{"nonsense"}, []string{"nonsense"}},
 		"service without NATS":         {[]string{"ingest"}, []string{"nats-url"}},
+		"ingest without artifacts":     {[]string{"ingest", "--nats-url", "nats://127.0.0.1:1"}, []string{"--artifacts", "s3://", "directory"}},
+		"registry without artifacts":   {[]string{"registry", "--nats-url", "nats://127.0.0.1:1"}, []string{"--artifacts"}},
 		"projector without ClickHouse": {[]string{"projector", "--nats-url", "nats://127.0.0.1:1"}, []string{"clickhouse-url"}},
 	} {
 		t.Run(name, func(t *testing.T) {

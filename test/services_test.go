@@ -65,6 +65,9 @@ func (o outside) start(t *testing.T, service, dir string, more ...string) *progr
 	if service == "projector" || service == "query" {
 		args = append(args, "--clickhouse-url", o.clickhouseURL)
 	}
+	if service == "ingest" || service == "registry" {
+		args = append(args, "--artifacts", filepath.Join(dir, "artifacts"))
+	}
 	return launch(t, args...)
 }
 
@@ -107,7 +110,7 @@ func TestServicesRunOneAtATimeAgainstOutsideServers(t *testing.T) {
 	}
 
 	t.Run("each reads what another has acknowledged", func(t *testing.T) {
-		b := &runBook{name: "shared", created: acked, progress: newRegister(""), status: newRegister("RUNNING"), lifecycle: newRegister("active")}
+		b := &runBook{name: "shared", created: acked, progress: newRegister(""), status: newRegister("RUNNING"), lifecycle: newRegister("active"), artifact: newRegister("")}
 		if b.id, err = write1.createRun(ctx, experimentID, b.name, time.Now()); err != nil {
 			t.Fatal(err)
 		}

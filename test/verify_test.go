@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -128,7 +129,43 @@ func (b *runBook) verify(ctx context.Context, c *client) []string {
 		}
 		points = append(points, history...)
 	}
-	return b.check(r, points)
+	findings, err := b.checkArtifact(ctx, c, r.Info.ExperimentID)
+	if err != nil {
+		return []string{fmt.Sprintf("artifacts of run %s: %v", b.id, err)}
+	}
+	return append(findings, b.check(r, points)...)
+}
+
+// checkArtifact compares what is stored, and what the log says is stored, with
+// what was uploaded.
+func (b *runBook) checkArtifact(ctx context.Context, c *client, experiment string) (findings []string, err error) {
+	status, body, err := c.get(ctx, artifactPath(experiment, b.id, "notes.txt"))
+	if err != nil {
+		return nil, err
+	}
+	if status == http.StatusNotFound {
+		body = nil
+	}
+	findings = b.artifact.check("artifact of run "+b.id, string(body))
+	recorded, err := c.artifacts(ctx, b.id)
+	if err != nil {
+		return nil, err
+	}
+	var digests []string
+	for _, content := range b.artifact.possible {
+		if content != "" {
+			digests = append(digests, fmt.Sprintf("%x", sha256.Sum256([]byte(content))))
+		}
+	}
+	switch {
+	case len(recorded) == 0:
+		if !slices.Contains(b.artifact.possible, "") {
+			findings = append(findings, fmt.Sprintf("artifact of run %s: its upload was acknowledged, and the log has none", b.id))
+		}
+	case len(recorded) > 1, recorded[0].Path != "notes.txt", !slices.Contains(digests, recorded[0].SHA256):
+		findings = append(findings, fmt.Sprintf("artifacts of run %s: the log has %v, want one of %v", b.id, recorded, digests))
+	}
+	return findings, nil
 }
 
 // check compares a run as it was read with what is known of it.

@@ -243,6 +243,7 @@ type runBook struct {
 	progress   register // a tag that is overwritten
 	status     register
 	lifecycle  register
+	artifact   register // the content of notes.txt, "" while there is none
 	steps      int64
 }
 
@@ -272,7 +273,7 @@ func (w *writer) run(ctx context.Context) {
 }
 
 func (w *writer) oneRun(ctx context.Context) {
-	r := &runBook{name: w.next("run"), progress: newRegister(""), status: newRegister("RUNNING"), lifecycle: newRegister("active")}
+	r := &runBook{name: w.next("run"), progress: newRegister(""), status: newRegister("RUNNING"), lifecycle: newRegister("active"), artifact: newRegister("")}
 	w.runs = append(w.runs, r)
 	start := time.Now()
 	create := func(ctx context.Context, c *client, header ...string) (err error) {
@@ -331,6 +332,11 @@ func (w *writer) operate(ctx context.Context, r *runBook) {
 				w.batch(ctx, r, o)
 			}
 		}
+	case n < 19:
+		content := w.next("notes")
+		r.artifact.wrote(content, w.once(ctx, "upload an artifact", func(ctx context.Context, c *client, _ ...string) error {
+			return c.upload(ctx, w.experiment, r.id, "notes.txt", content)
+		}))
 	default:
 		w.rewrite(ctx, r)
 	}

@@ -36,14 +36,14 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	registry := serviceCommand(parts{registry: true}, "registry", "Run the model registry, or ask a running one")
-	registry.AddCommand(rollbackCommand())
 	cmd.AddCommand(
 		upCommand(),
 		serviceCommand(parts{ingest: true}, "ingest", "Run the service that takes writes and keeps artifacts"),
 		serviceCommand(parts{projector: true}, "projector", "Run the service that fills the tables from the log"),
 		serviceCommand(parts{query: true}, "query", "Run the service that answers reads"),
-		registry,
+		registryCommand(),
+		auditCommand(),
+		gcCommand(),
 	)
 	return cmd
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/spf13/cobra"
@@ -24,6 +25,8 @@ type options struct {
 	logMaxBytes   int64
 	logLevel      slog.Level
 	pprof         string
+	treeHeadKey   string
+	treeHeadEvery time.Duration
 
 	webhookKey          string
 	webhookSchemes      []string
@@ -36,7 +39,7 @@ func (o *options) register(cmd *cobra.Command, defaultListen string) {
 	f.StringVar(&o.listen, "listen", defaultListen, "address to answer HTTP on; port 0 chooses a free one")
 	f.StringVar(&o.natsURL, "nats-url", "", "NATS server to use, for example nats://host:4222 (up: default is one in this process)")
 	f.StringVar(&o.clickhouseURL, "clickhouse-url", "", "ClickHouse server to use, for example clickhouse://user:password@host:9000/database (up: default is one in a child process)")
-	f.StringVar(&o.artifacts, "artifacts", "", "where artifacts are kept: a directory, file:///path or s3://bucket?region=… (default: artifacts in the data directory)")
+	f.StringVar(&o.artifacts, "artifacts", "", "where artifacts are kept: a directory, file:///path or s3://bucket?region=… (up: default is artifacts in the data directory)")
 	f.IntVar(&o.shards, "shards", 0, "run streams of a new event log (default 4); an existing log keeps its number")
 	f.IntVar(&o.replicas, "replicas", 1, "copies of each stream, for a NATS cluster")
 	f.Int64Var(&o.logMaxBytes, "log-max-bytes", 0, "size at which each stream refuses writes, in bytes (default: no limit)")
@@ -46,6 +49,13 @@ func (o *options) register(cmd *cobra.Command, defaultListen string) {
 	f.StringVar(&o.pprof, "pprof", "", "loopback address for the Go runtime's profiles")
 	_ = f.MarkHidden("pprof") // fails only for a flag that does not exist
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least level that is logged: DEBUG, INFO, WARN or ERROR")
+}
+
+// registerRegistry adds the flags of the registry alone.
+func (o *options) registerRegistry(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.treeHeadKey, "tree-head-key", "", "file with the key that signs the registry's tree heads (default: "+keyFile+" in the data directory, made at the first start)")
+	f.DurationVar(&o.treeHeadEvery, "tree-head-every", time.Hour, "how often to sign a tree head if there are new entries; 0 is only at the start and when asked")
 }
 
 func (o *options) logger() *slog.Logger {

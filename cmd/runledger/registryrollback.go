@@ -82,7 +82,7 @@ terminal. If somebody changes the model in between, nothing is done.`,
 	f := cmd.Flags()
 	f.StringVar(&o.to, "to", "", "moment to go back to: a time like 2026-03-03T14:00:00Z, or the number of an entry, after which it was so")
 	f.StringVar(&o.reason, "reason", "", "why; it is kept in the history")
-	f.StringVar(&o.server, "server", "http://127.0.0.1:5000", "running server to ask; a user name may be in the URL")
+	f.StringVar(&o.server, "server", defaultServer, "running server to ask; a user name may be in the URL")
 	f.BoolVar(&o.all, "all", false, "roll back the whole registry")
 	f.BoolVar(&o.dryRun, "dry-run", false, "show what would be changed, and change nothing")
 	f.BoolVar(&o.restore, "restore", false, "bring back what was deleted since, too")

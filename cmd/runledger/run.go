@@ -33,6 +33,7 @@ import (
 	"github.com/runledger/runledger/services/projector"
 	"github.com/runledger/runledger/services/query"
 	"github.com/runledger/runledger/services/registry"
+	"github.com/runledger/runledger/services/registry/treehead"
 	"github.com/runledger/runledger/services/registry/webhooks"
 )
 
@@ -43,10 +44,21 @@ const (
 	closeTimeout = 20 * time.Second
 )
 
+// What is in the data directory.
+const (
+	natsDir       = "nats"
+	clickHouseDir = "clickhouse"
+	ledgerDir     = "registry"
+	headsDir      = "tree-heads"
+	keyFile       = "tree-head-key"
+)
+
 // parts are the services that a process runs.
 type parts struct{ ingest, projector, query, registry bool }
 
 func (p parts) usesClickHouse() bool { return p.projector || p.query }
+
+func (p parts) usesArtifacts() bool { return p.ingest || p.registry }
 
 func (p parts) names() string {
 	var names []string
@@ -72,6 +84,13 @@ func upCommand() *cobra.Command {
 		},
 	}
 	o.register(cmd, "127.0.0.1:5000")
+	o.registerRegistry(cmd)
+	return cmd
+}
+
+func registryCommand() *cobra.Command {
+	cmd := serviceCommand(parts{registry: true}, "registry", "Run the model registry, or ask one")
+	cmd.AddCommand(historyCommand(), rollbackCommand())
 	return cmd
 }
 
@@ -82,6 +101,11 @@ func serviceCommand(p parts, name, short string) *cobra.Command {
 		Short: short,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// A directory of its own would hide the files from the other services.
+			if p.usesArtifacts() && o.artifacts == "" {
+				return errors.New("--artifacts is missing: name the store that ingest and registry share, " +
+					"for example --artifacts 's3://bucket?region=…', or a directory that all of them see")
+			}
 			return run(cmd.Context(), o, p, false, cmd.OutOrStdout())
 		},
 	}
@@ -89,6 +113,9 @@ func serviceCommand(p parts, name, short string) *cobra.Command {
 	_ = cmd.MarkFlagRequired("nats-url") // fails only for a flag that does not exist
 	if p.usesClickHouse() {
 		_ = cmd.MarkFlagRequired("clickhouse-url")
+	}
+	if p.registry {
+		o.registerRegistry(cmd)
 	}
 	return cmd
 }
@@ -207,13 +234,13 @@ func (n *node) openBackends(ctx context.Context, p parts, embedded bool) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	if n.options.natsURL == "" && embedded {
 		group.Go(func() (err error) {
-			server, err = natsserver.Start(groupCtx, natsserver.Config{DataDir: filepath.Join(n.dir, "nats"), Logger: n.logger})
+			server, err = natsserver.Start(groupCtx, natsserver.Config{DataDir: filepath.Join(n.dir, natsDir), Logger: n.logger})
 			return err
 		})
 	}
 	if n.options.clickhouseURL == "" && embedded && p.usesClickHouse() {
 		group.Go(func() (err error) {
-			engine, err = chdb.Start(groupCtx, chdb.Config{DataDir: filepath.Join(n.dir, "clickhouse"), Logger: n.logger})
+			engine, err = chdb.Start(groupCtx, chdb.Config{DataDir: filepath.Join(n.dir, clickHouseDir), Logger: n.logger})
 			return err
 		})
 	}
@@ -236,8 +263,8 @@ func (n *node) openBackends(ctx context.Context, p parts, embedded bool) error {
 		return err
 	}
 	if n.nats == nil {
-		if n.nats, err = nats.Connect(n.options.natsURL, nats.Name("runledger"), nats.MaxReconnects(-1)); err != nil {
-			return fmt.Errorf("connect to NATS at %s: %w", n.options.natsURL, err)
+		if n.nats, err = connectNATS(n.options.natsURL); err != nil {
+			return err
 		}
 		n.onClose(func() error { n.nats.Close(); return nil })
 		n.check("nats", func(ctx context.Context) error { return n.nats.FlushWithContext(ctx) })
@@ -251,6 +278,29 @@ func (n *node) openBackends(ctx context.Context, p parts, embedded bool) error {
 		Shards: n.options.shards, Replicas: n.options.replicas, MaxBytes: n.options.logMaxBytes, Logger: n.logger,
 	})
 	return err
+}
+
+func connectNATS(url string) (*nats.Conn, error) {
+	nc, err := nats.Connect(url, nats.Name("runledger"), nats.MaxReconnects(-1))
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS at %s: %w", url, err)
+	}
+	return nc, nil
+}
+
+// openHeads finds the key that signs tree heads, or makes one that is named after
+// the data directory.
+func (n *node) openHeads() (*treehead.Keeper, error) {
+	file, name := n.options.treeHeadKey, ""
+	if file == "" {
+		file, name = filepath.Join(n.dir, keyFile), "runledger/"+n.holderID
+	}
+	key, err := treehead.LoadKey(file, name)
+	if err != nil {
+		return nil, err
+	}
+	n.logger.Info("registry: tree heads are signed", slog.String("verifier_key", key.Verifier))
+	return treehead.OpenKeeper(filepath.Join(n.dir, headsDir), key)
 }
 
 // startServices starts the services of p; they are closed in reverse.
@@ -276,10 +326,23 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		n.check("query", s.Ready)
 		n.routes = append(n.routes, s.Register)
 	}
+	var store *artifacts.Store
+	if p.usesArtifacts() {
+		var err error
+		if store, err = n.openArtifacts(ctx); err != nil {
+			return err
+		}
+	}
 	var versions *registry.Service
+	var record artifacts.Record
 	if p.registry {
+		heads, err := n.openHeads()
+		if err != nil {
+			return err
+		}
 		s, err := registry.New(ctx, registry.Config{
-			Log: n.log, Dir: filepath.Join(n.dir, "registry"), Logger: n.logger, Registerer: n.registry,
+			Log: n.log, Dir: filepath.Join(n.dir, ledgerDir), Logger: n.logger, Registerer: n.registry,
+			Heads: heads, HeadEvery: n.options.treeHeadEvery,
 			Webhooks: webhooks.Options{
 				KeyFile: cmp.Or(n.options.webhookKey, filepath.Join(n.dir, "webhook.key")),
 				Schemes: n.options.webhookSchemes, AllowPrivate: n.options.webhookAllowPrivate,
@@ -294,41 +357,56 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		versions = s
 	}
 	if p.ingest {
-		s, err := ingest.New(ctx, ingest.Config{Log: n.log, Logger: n.logger, Registerer: n.registry})
+		s, err := ingest.New(ctx, ingest.Config{Log: n.log, PurgeArtifacts: purgeArtifacts(store), Logger: n.logger, Registerer: n.registry})
 		if err != nil {
 			return err
 		}
 		n.onClose(func() error { s.Close(); return nil })
 		n.check("ingest", s.Ready)
 		n.routes = append(n.routes, s.Register)
+		record = func(c echo.Context, at artifacts.Place, e *events.Event) error {
+			return s.RecordArtifact(c, at.ExperimentID, cmp.Or(at.Owner(), events.NoOwner), e)
+		}
 	}
-	if p.ingest || p.registry {
-		return n.startArtifacts(ctx, p, versions)
+	if store != nil {
+		n.serveArtifacts(p, store, versions, record)
 	}
 	return nil
 }
 
-// startArtifacts serves the files of runs and logged models beside ingest, and those of model
-// versions beside the registry.
-func (n *node) startArtifacts(ctx context.Context, p parts, versions *registry.Service) error {
+// purgeArtifacts tells ingest what the store is about to delete.
+func purgeArtifacts(store *artifacts.Store) ingest.PurgeArtifacts {
+	return func(ctx context.Context, uri, id string, dry bool, record ingest.RecordArtifacts) (files, bytes int64, elsewhere bool, err error) {
+		return store.Purge(ctx, uri, id, dry, func(at artifacts.Place, e *events.Event) error {
+			return record(at.ExperimentID, cmp.Or(at.Owner(), events.NoOwner), e)
+		})
+	}
+}
+
+func (n *node) openArtifacts(ctx context.Context) (*artifacts.Store, error) {
 	url, err := n.options.artifactsURL()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	store, err := artifacts.OpenStore(ctx, url)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	n.onClose(store.Close)
 	n.check("artifacts", store.Ready)
-	proxy := artifacts.NewProxy(store, artifactURI(n.log))
+	return store, nil
+}
+
+// serveArtifacts serves the files of runs and logged models beside ingest, and those of model
+// versions beside the registry.
+func (n *node) serveArtifacts(p parts, store *artifacts.Store, versions *registry.Service, record artifacts.Record) {
+	proxy := artifacts.NewProxy(store, artifactURI(n.log), record)
 	if p.ingest {
 		n.routes = append(n.routes, proxy.Register, func(e *echo.Echo) { proxy.RegisterLoggedModels(e, modelURI(n.log)) })
 	}
 	if p.registry {
 		n.routes = append(n.routes, func(e *echo.Echo) { proxy.RegisterModelVersions(e, versions.DownloadURI) })
 	}
-	return nil
 }
 
 // modelURI finds the artifacts of a logged model in its first event.
@@ -348,13 +426,13 @@ func modelURI(log *eventlog.Log) func(context.Context, string) (string, error) {
 // artifactURI finds the artifacts of a run in its first event.
 func artifactURI(log *eventlog.Log) func(context.Context, string) (string, error) {
 	return func(ctx context.Context, runID string) (string, error) {
-		if !events.ValidRunID(runID) {
+		created, err := log.Run(ctx, runID)
+		if err != nil {
+			return "", err
+		}
+		if created == nil {
 			return "", mlflow.RunNotFound(runID)
 		}
-		stream, filter := log.RunSubject(events.Any, runID, events.KindMeta)
-		for rec, err := range log.Read(ctx, stream, filter, 1, 0) {
-			return rec.GetRunCreated().GetArtifactUri(), err
-		}
-		return "", mlflow.RunNotFound(runID)
+		return created.GetArtifactUri(), nil
 	}
 }

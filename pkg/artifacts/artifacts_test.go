@@ -28,6 +28,11 @@ func serve(t *testing.T) (*httptest.Server, *artifacts.Store) {
 
 func serveStore(t *testing.T, url string) (*httptest.Server, *artifacts.Store) {
 	t.Helper()
+	return serveRecorded(t, url, nil)
+}
+
+func serveRecorded(t *testing.T, url string, record artifacts.Record) (*httptest.Server, *artifacts.Store) {
+	t.Helper()
 	store, err := artifacts.OpenStore(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +47,7 @@ func serveStore(t *testing.T, url string) (*httptest.Server, *artifacts.Store) {
 			return "s3://elsewhere/r1", nil
 		}
 		return "", apierr.Errorf(apierr.ResourceDoesNotExist, "Run with id=%s not found", run)
-	})
+	}, record)
 	proxy.Register(e)
 	proxy.RegisterModelVersions(e, func(_ context.Context, name, version string) (string, error) {
 		switch name + "/" + version {
@@ -156,6 +161,7 @@ func testProxy(t *testing.T, server *httptest.Server) {
 }
 
 func TestTraversalIsRefused(t *testing.T) {
+	t.Attr("covers", "artifact-paths")
 	server, _ := serve(t)
 	testTraversal(t, server)
 }
@@ -190,7 +196,7 @@ func testTraversal(t *testing.T, server *httptest.Server) {
 func TestBrokenUploadLeavesNothing(t *testing.T) {
 	_, store := serve(t)
 	broken := errors.New("connection reset")
-	if err := store.Write(t.Context(), "1/r/artifacts/f", failingAfter("half", broken)); !errors.Is(err, broken) {
+	if err := store.Write(t.Context(), "1/r/artifacts/f", failingAfter("half", broken), unrecorded); !errors.Is(err, broken) {
 		t.Fatalf("got %v", err)
 	}
 	files, err := store.List(t.Context(), "1/r/artifacts")
@@ -268,9 +274,15 @@ func TestUnsupported(t *testing.T) {
 		code, message      string
 	}{
 		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{"path":"f","num_parts":2}`, 501, notImplemented, "Multipart upload is not supported for the current artifact repository"},
-		{"POST", "2.0/mlflow-artifacts/mpu/complete/1/r1/artifacts", `{}`, 501, notImplemented, "Multipart upload is not supported for the current artifact repository"},
-		{"POST", "2.0/mlflow-artifacts/mpu/abort/1/r1/artifacts", `{}`, 501, notImplemented, "Multipart upload is not supported for the current artifact repository"},
+		{"POST", "2.0/mlflow-artifacts/mpu/complete/1/r1/artifacts", `{"path":"f","parts":[{"part_number":0}]}`, 501, notImplemented, "Multipart upload is not supported for the current artifact repository"},
+		{"POST", "2.0/mlflow-artifacts/mpu/abort/1/r1/artifacts", `{"path":"f"}`, 501, notImplemented, "Multipart upload is not supported for the current artifact repository"},
 		{"POST", "2.0/mlflow-artifacts/mpu/create/%2e%2e/x", `{}`, 400, invalid, "Invalid path"},
+		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{"path":"a/.."}`, 400, invalid, "Invalid path"},
+		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{"path":"a/"}`, 400, invalid, "Invalid path"},
+		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{"path":"%2e%2e%2fx"}`, 400, invalid, "Invalid path"},
+		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{}`, 400, invalid, "Missing value for required parameter 'path'." + missingIn},
+		{"POST", "2.0/mlflow-artifacts/mpu/complete/1/r1/artifacts", `{"path":"f"}`, 400, invalid, "Missing value for required parameter 'parts'." + missingIn},
+		{"POST", "2.0/mlflow-artifacts/mpu/abort/1/r1/artifacts", `{}`, 400, invalid, "Missing value for required parameter 'path'." + missingIn},
 		{"GET", "2.0/mlflow-artifacts/presigned/1/r1/artifacts/f", "", 501, notImplemented, "Multipart download is not supported for the current artifact repository"},
 		{"GET", "2.0/mlflow-artifacts/presigned/%252e%252e/f", "", 400, invalid, "Invalid path"},
 		{"POST", "2.0/mlflow/artifacts/presigned-upload-url", `{"run_id":"r1","path":"f"}`, 400, invalid, "Presigned upload is not supported for proxied artifact storage (artifact URI scheme: mlflow-artifacts). This endpoint requires a direct cloud storage artifact URI."},
@@ -361,10 +373,10 @@ func TestUnfinishedUploadIsNotListed(t *testing.T) {
 		// What a kill at this moment would leave.
 		return 0, errors.Join(killed, os.Link(filepath.Join(dir, files[0].Name()), filepath.Join(dir, "a.txt.18ea96dd3f37df70.tmp")))
 	}))
-	if err := store.Write(t.Context(), "a.txt", read); !errors.Is(err, killed) {
+	if err := store.Write(t.Context(), "a.txt", read, unrecorded); !errors.Is(err, killed) {
 		t.Fatal(err)
 	}
-	if err := store.Write(t.Context(), "b.tmp", strings.NewReader("whole")); err != nil {
+	if err := store.Write(t.Context(), "b.tmp", strings.NewReader("whole"), unrecorded); err != nil {
 		t.Fatal(err)
 	}
 	files, err := store.List(t.Context(), "")

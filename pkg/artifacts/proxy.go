@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"mime"
 	"net/http"
 	"path"
 	"strings"
@@ -26,11 +25,13 @@ const (
 type Proxy struct {
 	store  *Store
 	locate func(ctx context.Context, runID string) (uri string, err error)
+	record Record
 }
 
-// NewProxy returns a proxy. locate returns the artifact URI of a run.
-func NewProxy(store *Store, locate func(ctx context.Context, runID string) (string, error)) *Proxy {
-	return &Proxy{store: store, locate: locate}
+// NewProxy returns a proxy. locate returns the artifact URI of a run. record is
+// told of what is written and deleted; nil where nothing is.
+func NewProxy(store *Store, locate func(ctx context.Context, runID string) (string, error), record Record) *Proxy {
+	return &Proxy{store: store, locate: locate, record: record}
 }
 
 // Register adds the routes to e.
@@ -45,7 +46,8 @@ func (p *Proxy) Register(e *echo.Echo) {
 	}
 	e.GET("/get-artifact", p.downloadRun)
 	e.POST("/ajax-api/2.0/mlflow/upload-artifact", p.uploadRun)
-	p.registerUnsupported(e)
+	p.registerMultipart(e)
+	p.registerPresigned(e)
 }
 
 // RegisterModelVersions adds the route that serves the files of model versions
@@ -157,10 +159,15 @@ func (p *Proxy) upload(c echo.Context) error {
 	if strings.HasSuffix(c.Request().URL.Path, "/") {
 		return apierr.Errorf(apierr.InvalidParameterValue, "Invalid path")
 	}
-	if err := p.store.Write(c.Request().Context(), name, c.Request().Body); err != nil {
+	if err := p.write(c, name, c.Request().Body); err != nil {
 		return err
 	}
 	return mlflow.WriteJSON(c.Response(), mlflow.Empty{})
+}
+
+// write stores an artifact, and records it.
+func (p *Proxy) write(c echo.Context, name string, r io.Reader) error {
+	return p.store.Write(c.Request().Context(), name, r, func(w Written) error { return p.recordUpload(c, name, w) })
 }
 
 func (p *Proxy) download(c echo.Context) error {
@@ -229,7 +236,7 @@ func (p *Proxy) uploadRun(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.store.Write(c.Request().Context(), path.Join(root, name), bytes.NewReader(data)); err != nil {
+	if err := p.write(c, path.Join(root, name), bytes.NewReader(data)); err != nil {
 		return err
 	}
 	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, nil)
@@ -243,7 +250,7 @@ func (p *Proxy) send(c echo.Context, name string) error {
 	defer func() { _ = r.Close() }() // read only: nothing to lose
 	h := c.Response().Header()
 	h.Set(echo.HeaderContentType, ContentType(name))
-	h.Set(echo.HeaderContentDisposition, mime.FormatMediaType("attachment", map[string]string{"filename": path.Base(name)}))
+	h.Set(echo.HeaderContentDisposition, disposition(name))
 	h.Set(echo.HeaderXContentTypeOptions, "nosniff")
 	http.ServeContent(c.Response(), c.Request(), "", r.ModTime, r)
 	return nil
@@ -254,7 +261,7 @@ func (p *Proxy) remove(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.store.Delete(c.Request().Context(), name); err != nil {
+	if err := p.store.Delete(c.Request().Context(), name, func(names []string) error { return p.recordDeletion(c, names) }); err != nil {
 		return err
 	}
 	return mlflow.WriteJSON(c.Response(), mlflow.Empty{})

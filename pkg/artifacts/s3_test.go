@@ -95,7 +95,7 @@ func TestS3LargeFile(t *testing.T) {
 		t.Errorf("range: %d %s", status, body)
 	}
 	broken := errors.New("connection reset")
-	if err := store.Write(t.Context(), "half", failingAfter(content, broken)); !errors.Is(err, broken) {
+	if err := store.Write(t.Context(), "half", failingAfter(content, broken), unrecorded); !errors.Is(err, broken) {
 		t.Errorf("a broken upload: %v", err)
 	}
 	if listed, err := store.List(t.Context(), ""); err != nil || len(listed) != 1 {

@@ -4,15 +4,19 @@ package artifacts
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"io/fs"
 	"mime"
+	"os"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,7 +28,10 @@ import (
 
 const (
 	// maxList bounds the files of one directory in one answer.
-	maxList   = 100_000
+	maxList = 100_000
+	// maxDeletedBytes bounds the paths that are deleted under one record, in bytes.
+	maxDeletedBytes = 256 << 10
+
 	octets    = "application/octet-stream"
 	plainText = "text/plain"
 )
@@ -44,16 +51,20 @@ type File struct {
 // relative and without "..".
 type Store struct {
 	bucket *blob.Bucket
+	disk   *disk // nil for a store that is not on a file system
+	locks  [256]sync.Mutex
+	seed   maphash.Seed
 }
 
 // OpenStore opens the store at a gocloud.dev/blob URL. The caller imports the
-// driver of its scheme.
-func OpenStore(ctx context.Context, url string) (*Store, error) {
-	bucket, err := blob.OpenBucket(ctx, url)
+// driver of its scheme. What killed processes have left of uploads on a file
+// system is removed meanwhile.
+func OpenStore(ctx context.Context, location string) (*Store, error) {
+	bucket, err := blob.OpenBucket(ctx, location)
 	if err != nil {
-		return nil, fmt.Errorf("open artifact store %s: %w", url, err)
+		return nil, fmt.Errorf("open artifact store %s: %w", location, err)
 	}
-	return &Store{bucket: bucket}, nil
+	return &Store{bucket: bucket, disk: openDisk(location, time.Now()), seed: maphash.MakeSeed()}, nil
 }
 
 // Ready reports whether the store answers.
@@ -68,23 +79,55 @@ func (s *Store) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Write stores what r holds at name, whole or not at all.
-func (s *Store) Write(ctx context.Context, name string, r io.Reader) error {
+// Written says what was stored.
+type Written struct {
+	Size   int64 // bytes
+	SHA256 [sha256.Size]byte
+}
+
+// Write stores what r holds at name, whole or not at all. record is called once
+// it is there, on a file system also after a power failure; its error is
+// returned as it is.
+func (s *Store) Write(ctx context.Context, name string, r io.Reader, record func(Written) error) error {
 	// A writer whose context ends before Close leaves nothing behind.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w, err := s.bucket.NewWriter(ctx, name, &blob.WriterOptions{ContentType: ContentType(name)})
+	var file *os.File // on a file system: what is renamed when the writer is closed
+	w, err := s.bucket.NewWriter(ctx, name, &blob.WriterOptions{
+		ContentType: ContentType(name),
+		BeforeWrite: func(as func(any) bool) error { as(&file); return nil },
+	})
 	if err != nil {
 		return storeError("write", name, err)
 	}
-	if _, err := io.Copy(w, r); err != nil {
+	digest := sha256.New()
+	size, err := io.Copy(io.MultiWriter(w, digest), r)
+	if err == nil && file != nil {
+		err = file.Sync()
+	}
+	if err != nil {
 		cancel()
 		return storeError("write", name, errors.Join(err, ignoreCanceled(w.Close())))
 	}
+	defer s.lock(name)()
 	if err := w.Close(); err != nil {
 		return storeError("write", name, err)
 	}
-	return nil
+	if file != nil {
+		if err := s.disk.syncDirs(file.Name()); err != nil {
+			return storeError("write", name, err)
+		}
+	}
+	return record(Written{Size: size, SHA256: [sha256.Size]byte(digest.Sum(nil))})
+}
+
+// lock is held while a file is put in place and while that is recorded: of two
+// uploads at once in this process, the one that stays is recorded last. It
+// returns what ends it.
+func (s *Store) lock(name string) (unlock func()) {
+	l := &s.locks[maphash.String(s.seed, name)%uint64(len(s.locks))]
+	l.Lock()
+	return l.Unlock
 }
 
 func ignoreCanceled(err error) error {
@@ -138,9 +181,27 @@ func (s *Store) List(ctx context.Context, dir string) ([]File, error) {
 	return files, nil
 }
 
-// Delete removes an artifact, or a directory with all in it. Nothing there is
-// no error.
-func (s *Store) Delete(ctx context.Context, name string) error {
+// Delete removes an artifact, or a directory with all in it. Nothing there is no
+// error. record is called with the paths of some artifacts before they are
+// removed, until all are; its error is returned as it is, and the rest stays.
+func (s *Store) Delete(ctx context.Context, name string, record func(names []string) error) error {
+	var names []string
+	size := 0 // of the names, in bytes
+	removeAll := func() error {
+		if len(names) == 0 {
+			return nil
+		}
+		if err := record(names); err != nil {
+			return err
+		}
+		for _, n := range names {
+			if err := s.remove(ctx, n); err != nil {
+				return err
+			}
+		}
+		names, size = names[:0], 0
+		return nil
+	}
 	for it := s.bucket.List(&blob.ListOptions{Prefix: name + "/"}); ; {
 		object, err := it.Next(ctx)
 		if errors.Is(err, io.EOF) {
@@ -149,11 +210,27 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 		if err != nil {
 			return storeError("delete", name, err)
 		}
-		if err := s.remove(ctx, object.Key); err != nil {
-			return err
+		if unfinished.MatchString(object.Key) {
+			continue // somebody is writing it
+		}
+		names = append(names, object.Key)
+		if size += len(object.Key); size >= maxDeletedBytes {
+			if err := removeAll(); err != nil {
+				return err
+			}
 		}
 	}
-	return s.remove(ctx, name)
+	isFile, err := s.bucket.Exists(ctx, name)
+	if err != nil {
+		return storeError("delete", name, err)
+	}
+	if isFile {
+		names = append(names, name)
+	}
+	if err := removeAll(); err != nil || isFile {
+		return err
+	}
+	return s.remove(ctx, name) // an empty directory
 }
 
 // remove removes one artifact. On a file system the name may be a directory
@@ -167,7 +244,10 @@ func (s *Store) remove(ctx context.Context, name string) error {
 }
 
 // Close releases the store.
-func (s *Store) Close() error { return s.bucket.Close() }
+func (s *Store) Close() error {
+	s.disk.close()
+	return s.bucket.Close()
+}
 
 func storeError(doing, name string, err error) error {
 	err = fmt.Errorf("%s artifact %q: %w", doing, name, err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -49,7 +50,7 @@ const (
 // Decide is one command: it looks at its state and appends what is to be
 // written. It runs on the lane's goroutine, and again after a conflict with
 // another writer, so it must change nothing but the state that the lane's
-// Reset puts right. An error, or appending nothing, writes nothing.
+// Reset puts right. An error, a panic, or appending nothing, writes nothing.
 type Decide func(ctx context.Context, b *Batch) error
 
 // LaneConfig configures a lane.
@@ -109,6 +110,9 @@ type Batch struct {
 	// several, or a message has no expectation of its own and rests on those
 	// before it.
 	bound bool
+	// spoiled says that the last command panicked, and may have left the state
+	// half changed.
+	spoiled bool
 }
 
 type decision struct {
@@ -258,7 +262,7 @@ func (l *Lane) run() {
 func (l *Lane) gather(first *command) (b *Batch, carry *command) {
 	b = l.newBatch()
 	b.decide(first)
-	for !l.config.Single {
+	for !l.config.Single && !b.spoiled {
 		select {
 		case cmd, ok := <-l.queue:
 			switch {
@@ -272,7 +276,32 @@ func (l *Lane) gather(first *command) (b *Batch, carry *command) {
 			return b, nil
 		}
 	}
+	if b.spoiled {
+		b = l.withoutLast(b, nil)
+	}
 	return b, nil
+}
+
+// withoutLast answers the command that spoiled the batch, and returns a batch of
+// the others and those behind it, decided again.
+func (l *Lane) withoutLast(b *Batch, behind []decision) *Batch {
+	last := len(b.decided) - 1
+	d := b.decided[last]
+	l.log.logger.Error("panic in a command", slog.String("stream", l.config.Stream), slog.Any("error", d.err))
+	d.result <- outcome{err: fmt.Errorf("commit to %s: %w", l.config.Stream, d.err)}
+	l.reset()
+	return l.decideAgain(slices.Concat(b.decided[:last], behind))
+}
+
+// decideAgain decides commands on what the log says now.
+func (l *Lane) decideAgain(left []decision) *Batch {
+	b := l.newBatch()
+	for i, d := range left {
+		if b.decide(d.command); b.spoiled {
+			return l.withoutLast(b, left[i+1:])
+		}
+	}
+	return b
 }
 
 func (l *Lane) newBatch() *Batch {
@@ -286,7 +315,7 @@ func (b *Batch) decide(cmd *command) {
 	before := len(b.msgs)
 	err := cmd.ctx.Err()
 	if err == nil {
-		err = cmd.decide(cmd.ctx, b)
+		err = b.run(cmd)
 	}
 	if err != nil {
 		b.truncate(before)
@@ -295,6 +324,16 @@ func (b *Batch) decide(cmd *command) {
 		b.bound = true
 	}
 	b.decided = append(b.decided, decision{command: cmd, end: len(b.msgs), wrote: len(b.msgs) > before, err: err})
+}
+
+func (b *Batch) run(cmd *command) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			b.spoiled = true
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return cmd.decide(cmd.ctx, b)
 }
 
 // commit publishes the batch and answers its commands. After a conflict with
@@ -317,10 +356,7 @@ func (l *Lane) commit(b *Batch) {
 			return
 		}
 		l.log.logger.Debug("conflict, deciding again", slog.String("stream", l.config.Stream), slog.Int("attempt", attempt+1))
-		b = l.newBatch()
-		for _, d := range left {
-			b.decide(d.command)
-		}
+		b = l.decideAgain(left)
 	}
 }
 

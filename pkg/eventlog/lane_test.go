@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -384,4 +385,65 @@ func TestCommandsThatWriteNothingAreAnswered(t *testing.T) {
 	<-answered
 	stop.Store(true)
 	wg.Wait()
+}
+
+func TestPanickingCommandFailsAloneAndHasTheStateReset(t *testing.T) {
+	log := open(t)
+	stream := events.RunsStream(1)
+	subject := events.RunSubject(1, "0", "r", events.KindMeta)
+	var seq uint64
+	var resets int
+	held, release := make(chan struct{}), make(chan struct{})
+	onceHeld := sync.OnceFunc(func() { close(held) }) // it is decided again
+	lane := log.NewLane(eventlog.LaneConfig{Stream: stream, Reset: func(context.Context) (err error) {
+		resets++
+		_, seq, err = log.LastFor(context.Background(), stream, subject)
+		return err
+	}})
+	write := func(value string) error {
+		_, err := lane.Do(t.Context(), func(_ context.Context, b *eventlog.Batch) error {
+			if value == "hold" {
+				onceHeld()
+				<-release // so that those behind it share its batch
+			}
+			if err := b.Append(subject, attrs(), tagged("r", value), eventlog.Expect{Subject: subject, Seq: seq}, func(s uint64) { seq = s }); err != nil {
+				return err
+			}
+			if value == "panic" {
+				panic("of this command")
+			}
+			return nil
+		})
+		return err
+	}
+	values := []string{"hold", "a", "panic", "b", "panic", "c"}
+	errs := make([]error, len(values))
+	var wg sync.WaitGroup
+	for i, value := range values {
+		wg.Go(func() { errs[i] = write(value) })
+		if i == 0 {
+			<-held
+		}
+		for lane.Waiting() < i {
+			runtime.Gosched()
+		}
+	}
+	close(release)
+	wg.Wait()
+	for i, value := range values {
+		if (errs[i] != nil) != (value == "panic") {
+			t.Errorf("%s: %v", value, errs[i])
+		}
+	}
+	if err := write("d"); err != nil {
+		t.Errorf("after the panics: %v", err)
+	}
+	lane.Close()
+	var got []string
+	for _, rec := range readAll(t, log, stream, "") {
+		got = append(got, rec.GetRunTagsSet().GetTags()[0].GetValue())
+	}
+	if want := []string{"hold", "a", "b", "c", "d"}; !slices.Equal(got, want) || resets != 2 {
+		t.Errorf("the log holds %v after %d resets, want %v after 2", got, resets, want)
+	}
 }

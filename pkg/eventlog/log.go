@@ -167,6 +167,13 @@ func (l *Log) RunSubject(experimentID, runID string, kind events.Kind) (stream, 
 	return events.RunsStream(shard), events.RunSubject(shard, experimentID, runID, kind)
 }
 
+// ArtifactSubject returns the subject of the artifacts of a run or a logged model
+// in this log's shards; see events.ArtifactSubject.
+func (l *Log) ArtifactSubject(experimentID, owner string) (stream, subject string) {
+	shard := events.Shard(owner, l.shards)
+	return events.RunsStream(shard), events.ArtifactSubject(shard, experimentID, owner)
+}
+
 // LoggedModelSubject returns the subject of a logged model in this log's shards;
 // experimentID may be events.Any.
 func (l *Log) LoggedModelSubject(experimentID, modelID string) (stream, subject string) {
@@ -212,18 +219,58 @@ func (l *Log) LastSeq(ctx context.Context, stream string) (uint64, error) {
 // LastFor returns the subject and the sequence of the last event on the
 // subjects that filter matches, and 0 when there is none.
 func (l *Log) LastFor(ctx context.Context, stream, filter string) (subject string, seq uint64, err error) {
+	msg, err := l.last(ctx, stream, filter)
+	if err != nil || msg == nil {
+		return "", 0, err
+	}
+	return msg.Subject, msg.Sequence, nil
+}
+
+// Last returns the last event on the subjects that filter matches, one with
+// sequence 0 when there is none. It returns events.ErrCorrupt or
+// events.ErrUnknownSchema for an event that cannot be read.
+func (l *Log) Last(ctx context.Context, stream, filter string) (Record, error) {
+	msg, err := l.last(ctx, stream, filter)
+	if err != nil || msg == nil {
+		return Record{}, err
+	}
+	return newRecord(stream, msg.Subject, msg.Sequence, msg.Header, msg.Data)
+}
+
+// last returns nil when there is no event.
+func (l *Log) last(ctx context.Context, stream, filter string) (*jetstream.RawStreamMsg, error) {
 	s, err := l.stream(stream)
 	if err != nil {
-		return "", 0, err
+		return nil, err
 	}
 	msg, err := s.GetLastMsgForSubject(ctx, filter)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
-		return "", 0, nil
+		return nil, nil
 	case err != nil:
-		return "", 0, fmt.Errorf("last event of %s on %s: %w: %w", stream, filter, err, ErrUnavailable)
+		return nil, fmt.Errorf("last event of %s on %s: %w: %w", stream, filter, err, ErrUnavailable)
 	}
-	return msg.Subject, msg.Sequence, nil
+	return msg, nil
+}
+
+// Run returns the first event of a run; nil when there is no such run, or it was
+// purged.
+func (l *Log) Run(ctx context.Context, id string) (*events.RunCreated, error) {
+	if !events.ValidRunID(id) {
+		return nil, nil
+	}
+	stream, filter := l.RunSubject(events.Any, id, events.KindMeta)
+	last, err := l.Last(ctx, stream, filter)
+	if err != nil || last.Seq == 0 || events.Purged(last.Event) {
+		return nil, err
+	}
+	for rec, err := range l.Read(ctx, stream, last.Subject, 1, last.Seq) {
+		if err != nil {
+			return nil, fmt.Errorf("look run %s up: %w", id, err)
+		}
+		return rec.GetRunCreated(), nil
+	}
+	return nil, nil
 }
 
 // Runs returns the ids of all runs of an experiment in a shard, in no order.

@@ -84,6 +84,16 @@ func Type(e *Event) string {
 	return typePrefix + string(field.Name())
 }
 
+// Purged reports whether what an event is about is gone for good, when the event
+// is its last one.
+func Purged(e *Event) bool {
+	switch e.GetData().(type) {
+	case *Event_RunPurged, *Event_LoggedModelPurged, *Event_ExperimentPurged, *Event_ArtifactsPurged:
+		return true
+	}
+	return false
+}
+
 func dataField(e *Event) protoreflect.FieldDescriptor {
 	m := e.ProtoReflect()
 	return m.WhichOneof(m.Descriptor().Oneofs().ByName("data"))

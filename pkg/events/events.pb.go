@@ -151,12 +151,14 @@ type Event struct {
 	//	*Event_MetricsLogged
 	//	*Event_RunInputsLogged
 	//	*Event_RunOutputsLogged
+	//	*Event_RunPurged
 	//	*Event_ExperimentCreated
 	//	*Event_ExperimentRenamed
 	//	*Event_ExperimentTagSet
 	//	*Event_ExperimentTagDeleted
 	//	*Event_ExperimentDeleted
 	//	*Event_ExperimentRestored
+	//	*Event_ExperimentPurged
 	//	*Event_RegisteredModelCreated
 	//	*Event_RegisteredModelUpdated
 	//	*Event_RegisteredModelRenamed
@@ -177,6 +179,10 @@ type Event struct {
 	//	*Event_LoggedModelTagsSet
 	//	*Event_LoggedModelTagDeleted
 	//	*Event_LoggedModelDeleted
+	//	*Event_LoggedModelPurged
+	//	*Event_ArtifactUploaded
+	//	*Event_ArtifactsDeleted
+	//	*Event_ArtifactsPurged
 	//	*Event_WebhookCreated
 	//	*Event_WebhookUpdated
 	//	*Event_WebhookDeleted
@@ -314,6 +320,15 @@ func (x *Event) GetRunOutputsLogged() *RunOutputsLogged {
 	return nil
 }
 
+func (x *Event) GetRunPurged() *RunPurged {
+	if x != nil {
+		if x, ok := x.Data.(*Event_RunPurged); ok {
+			return x.RunPurged
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetExperimentCreated() *ExperimentCreated {
 	if x != nil {
 		if x, ok := x.Data.(*Event_ExperimentCreated); ok {
@@ -363,6 +378,15 @@ func (x *Event) GetExperimentRestored() *ExperimentRestored {
 	if x != nil {
 		if x, ok := x.Data.(*Event_ExperimentRestored); ok {
 			return x.ExperimentRestored
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetExperimentPurged() *ExperimentPurged {
+	if x != nil {
+		if x, ok := x.Data.(*Event_ExperimentPurged); ok {
+			return x.ExperimentPurged
 		}
 	}
 	return nil
@@ -548,6 +572,42 @@ func (x *Event) GetLoggedModelDeleted() *LoggedModelDeleted {
 	return nil
 }
 
+func (x *Event) GetLoggedModelPurged() *LoggedModelPurged {
+	if x != nil {
+		if x, ok := x.Data.(*Event_LoggedModelPurged); ok {
+			return x.LoggedModelPurged
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetArtifactUploaded() *ArtifactUploaded {
+	if x != nil {
+		if x, ok := x.Data.(*Event_ArtifactUploaded); ok {
+			return x.ArtifactUploaded
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetArtifactsDeleted() *ArtifactsDeleted {
+	if x != nil {
+		if x, ok := x.Data.(*Event_ArtifactsDeleted); ok {
+			return x.ArtifactsDeleted
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetArtifactsPurged() *ArtifactsPurged {
+	if x != nil {
+		if x, ok := x.Data.(*Event_ArtifactsPurged); ok {
+			return x.ArtifactsPurged
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetWebhookCreated() *WebhookCreated {
 	if x != nil {
 		if x, ok := x.Data.(*Event_WebhookCreated); ok {
@@ -637,6 +697,10 @@ type Event_RunOutputsLogged struct {
 	RunOutputsLogged *RunOutputsLogged `protobuf:"bytes,10,opt,name=run_outputs_logged,json=runOutputsLogged,proto3,oneof"`
 }
 
+type Event_RunPurged struct {
+	RunPurged *RunPurged `protobuf:"bytes,11,opt,name=run_purged,json=runPurged,proto3,oneof"`
+}
+
 type Event_ExperimentCreated struct {
 	ExperimentCreated *ExperimentCreated `protobuf:"bytes,20,opt,name=experiment_created,json=experimentCreated,proto3,oneof"`
 }
@@ -659,6 +723,10 @@ type Event_ExperimentDeleted struct {
 
 type Event_ExperimentRestored struct {
 	ExperimentRestored *ExperimentRestored `protobuf:"bytes,25,opt,name=experiment_restored,json=experimentRestored,proto3,oneof"`
+}
+
+type Event_ExperimentPurged struct {
+	ExperimentPurged *ExperimentPurged `protobuf:"bytes,26,opt,name=experiment_purged,json=experimentPurged,proto3,oneof"`
 }
 
 type Event_RegisteredModelCreated struct {
@@ -741,6 +809,22 @@ type Event_LoggedModelDeleted struct {
 	LoggedModelDeleted *LoggedModelDeleted `protobuf:"bytes,65,opt,name=logged_model_deleted,json=loggedModelDeleted,proto3,oneof"`
 }
 
+type Event_LoggedModelPurged struct {
+	LoggedModelPurged *LoggedModelPurged `protobuf:"bytes,66,opt,name=logged_model_purged,json=loggedModelPurged,proto3,oneof"`
+}
+
+type Event_ArtifactUploaded struct {
+	ArtifactUploaded *ArtifactUploaded `protobuf:"bytes,70,opt,name=artifact_uploaded,json=artifactUploaded,proto3,oneof"`
+}
+
+type Event_ArtifactsDeleted struct {
+	ArtifactsDeleted *ArtifactsDeleted `protobuf:"bytes,71,opt,name=artifacts_deleted,json=artifactsDeleted,proto3,oneof"`
+}
+
+type Event_ArtifactsPurged struct {
+	ArtifactsPurged *ArtifactsPurged `protobuf:"bytes,72,opt,name=artifacts_purged,json=artifactsPurged,proto3,oneof"`
+}
+
 type Event_WebhookCreated struct {
 	WebhookCreated *WebhookCreated `protobuf:"bytes,80,opt,name=webhook_created,json=webhookCreated,proto3,oneof"`
 }
@@ -781,6 +865,8 @@ func (*Event_RunInputsLogged) isEvent_Data() {}
 
 func (*Event_RunOutputsLogged) isEvent_Data() {}
 
+func (*Event_RunPurged) isEvent_Data() {}
+
 func (*Event_ExperimentCreated) isEvent_Data() {}
 
 func (*Event_ExperimentRenamed) isEvent_Data() {}
@@ -792,6 +878,8 @@ func (*Event_ExperimentTagDeleted) isEvent_Data() {}
 func (*Event_ExperimentDeleted) isEvent_Data() {}
 
 func (*Event_ExperimentRestored) isEvent_Data() {}
+
+func (*Event_ExperimentPurged) isEvent_Data() {}
 
 func (*Event_RegisteredModelCreated) isEvent_Data() {}
 
@@ -832,6 +920,14 @@ func (*Event_LoggedModelTagsSet) isEvent_Data() {}
 func (*Event_LoggedModelTagDeleted) isEvent_Data() {}
 
 func (*Event_LoggedModelDeleted) isEvent_Data() {}
+
+func (*Event_LoggedModelPurged) isEvent_Data() {}
+
+func (*Event_ArtifactUploaded) isEvent_Data() {}
+
+func (*Event_ArtifactsDeleted) isEvent_Data() {}
+
+func (*Event_ArtifactsPurged) isEvent_Data() {}
 
 func (*Event_WebhookCreated) isEvent_Data() {}
 
@@ -1356,6 +1452,52 @@ func (x *RunRestored) GetRunId() string {
 	return ""
 }
 
+// RunPurged ends a deleted run for good: for every reader there is no such run.
+// Of its events only ArtifactsPurged may follow. Its events stay in the log.
+type RunPurged struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RunId         string                 `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunPurged) Reset() {
+	*x = RunPurged{}
+	mi := &file_events_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunPurged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunPurged) ProtoMessage() {}
+
+func (x *RunPurged) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunPurged.ProtoReflect.Descriptor instead.
+func (*RunPurged) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RunPurged) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
 // MetricsLogged is a columnar batch of metric points of one run. Point i is
 // (keys[key_index[i]], steps[i], timestamps[i], values[i]); the four columns
 // have the same length. Steps and timestamps hold the difference to the point
@@ -1378,7 +1520,7 @@ type MetricsLogged struct {
 
 func (x *MetricsLogged) Reset() {
 	*x = MetricsLogged{}
-	mi := &file_events_proto_msgTypes[10]
+	mi := &file_events_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1532,7 @@ func (x *MetricsLogged) String() string {
 func (*MetricsLogged) ProtoMessage() {}
 
 func (x *MetricsLogged) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[10]
+	mi := &file_events_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1545,7 @@ func (x *MetricsLogged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsLogged.ProtoReflect.Descriptor instead.
 func (*MetricsLogged) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{10}
+	return file_events_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MetricsLogged) GetRunId() string {
@@ -1475,7 +1617,7 @@ type MetricLink struct {
 
 func (x *MetricLink) Reset() {
 	*x = MetricLink{}
-	mi := &file_events_proto_msgTypes[11]
+	mi := &file_events_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1629,7 @@ func (x *MetricLink) String() string {
 func (*MetricLink) ProtoMessage() {}
 
 func (x *MetricLink) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[11]
+	mi := &file_events_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1642,7 @@ func (x *MetricLink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricLink.ProtoReflect.Descriptor instead.
 func (*MetricLink) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{11}
+	return file_events_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MetricLink) GetModelId() string {
@@ -1536,7 +1678,7 @@ type RunInputsLogged struct {
 
 func (x *RunInputsLogged) Reset() {
 	*x = RunInputsLogged{}
-	mi := &file_events_proto_msgTypes[12]
+	mi := &file_events_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1690,7 @@ func (x *RunInputsLogged) String() string {
 func (*RunInputsLogged) ProtoMessage() {}
 
 func (x *RunInputsLogged) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[12]
+	mi := &file_events_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1703,7 @@ func (x *RunInputsLogged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunInputsLogged.ProtoReflect.Descriptor instead.
 func (*RunInputsLogged) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{12}
+	return file_events_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RunInputsLogged) GetRunId() string {
@@ -1601,7 +1743,7 @@ type DatasetInput struct {
 
 func (x *DatasetInput) Reset() {
 	*x = DatasetInput{}
-	mi := &file_events_proto_msgTypes[13]
+	mi := &file_events_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +1755,7 @@ func (x *DatasetInput) String() string {
 func (*DatasetInput) ProtoMessage() {}
 
 func (x *DatasetInput) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[13]
+	mi := &file_events_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +1768,7 @@ func (x *DatasetInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DatasetInput.ProtoReflect.Descriptor instead.
 func (*DatasetInput) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{13}
+	return file_events_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DatasetInput) GetName() string {
@@ -1689,7 +1831,7 @@ type RunOutputsLogged struct {
 
 func (x *RunOutputsLogged) Reset() {
 	*x = RunOutputsLogged{}
-	mi := &file_events_proto_msgTypes[14]
+	mi := &file_events_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +1843,7 @@ func (x *RunOutputsLogged) String() string {
 func (*RunOutputsLogged) ProtoMessage() {}
 
 func (x *RunOutputsLogged) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[14]
+	mi := &file_events_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +1856,7 @@ func (x *RunOutputsLogged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunOutputsLogged.ProtoReflect.Descriptor instead.
 func (*RunOutputsLogged) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{14}
+	return file_events_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RunOutputsLogged) GetRunId() string {
@@ -1741,7 +1883,7 @@ type ModelOutput struct {
 
 func (x *ModelOutput) Reset() {
 	*x = ModelOutput{}
-	mi := &file_events_proto_msgTypes[15]
+	mi := &file_events_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +1895,7 @@ func (x *ModelOutput) String() string {
 func (*ModelOutput) ProtoMessage() {}
 
 func (x *ModelOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[15]
+	mi := &file_events_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +1908,7 @@ func (x *ModelOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelOutput.ProtoReflect.Descriptor instead.
 func (*ModelOutput) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{15}
+	return file_events_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ModelOutput) GetModelId() string {
@@ -1795,7 +1937,7 @@ type ExperimentCreated struct {
 
 func (x *ExperimentCreated) Reset() {
 	*x = ExperimentCreated{}
-	mi := &file_events_proto_msgTypes[16]
+	mi := &file_events_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +1949,7 @@ func (x *ExperimentCreated) String() string {
 func (*ExperimentCreated) ProtoMessage() {}
 
 func (x *ExperimentCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[16]
+	mi := &file_events_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +1962,7 @@ func (x *ExperimentCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExperimentCreated.ProtoReflect.Descriptor instead.
 func (*ExperimentCreated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{16}
+	return file_events_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExperimentCreated) GetExperimentId() string {
@@ -1861,7 +2003,7 @@ type ExperimentRenamed struct {
 
 func (x *ExperimentRenamed) Reset() {
 	*x = ExperimentRenamed{}
-	mi := &file_events_proto_msgTypes[17]
+	mi := &file_events_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +2015,7 @@ func (x *ExperimentRenamed) String() string {
 func (*ExperimentRenamed) ProtoMessage() {}
 
 func (x *ExperimentRenamed) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[17]
+	mi := &file_events_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +2028,7 @@ func (x *ExperimentRenamed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExperimentRenamed.ProtoReflect.Descriptor instead.
 func (*ExperimentRenamed) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{17}
+	return file_events_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExperimentRenamed) GetExperimentId() string {
@@ -1913,7 +2055,7 @@ type ExperimentTagSet struct {
 
 func (x *ExperimentTagSet) Reset() {
 	*x = ExperimentTagSet{}
-	mi := &file_events_proto_msgTypes[18]
+	mi := &file_events_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2067,7 @@ func (x *ExperimentTagSet) String() string {
 func (*ExperimentTagSet) ProtoMessage() {}
 
 func (x *ExperimentTagSet) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[18]
+	mi := &file_events_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2080,7 @@ func (x *ExperimentTagSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExperimentTagSet.ProtoReflect.Descriptor instead.
 func (*ExperimentTagSet) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{18}
+	return file_events_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExperimentTagSet) GetExperimentId() string {
@@ -1965,7 +2107,7 @@ type ExperimentTagDeleted struct {
 
 func (x *ExperimentTagDeleted) Reset() {
 	*x = ExperimentTagDeleted{}
-	mi := &file_events_proto_msgTypes[19]
+	mi := &file_events_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2119,7 @@ func (x *ExperimentTagDeleted) String() string {
 func (*ExperimentTagDeleted) ProtoMessage() {}
 
 func (x *ExperimentTagDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[19]
+	mi := &file_events_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2132,7 @@ func (x *ExperimentTagDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExperimentTagDeleted.ProtoReflect.Descriptor instead.
 func (*ExperimentTagDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{19}
+	return file_events_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExperimentTagDeleted) GetExperimentId() string {
@@ -2017,7 +2159,7 @@ type ExperimentDeleted struct {
 
 func (x *ExperimentDeleted) Reset() {
 	*x = ExperimentDeleted{}
-	mi := &file_events_proto_msgTypes[20]
+	mi := &file_events_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2029,7 +2171,7 @@ func (x *ExperimentDeleted) String() string {
 func (*ExperimentDeleted) ProtoMessage() {}
 
 func (x *ExperimentDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[20]
+	mi := &file_events_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2042,7 +2184,7 @@ func (x *ExperimentDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExperimentDeleted.ProtoReflect.Descriptor instead.
 func (*ExperimentDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{20}
+	return file_events_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExperimentDeleted) GetExperimentId() string {
@@ -2061,7 +2203,7 @@ type ExperimentRestored struct {
 
 func (x *ExperimentRestored) Reset() {
 	*x = ExperimentRestored{}
-	mi := &file_events_proto_msgTypes[21]
+	mi := &file_events_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2215,7 @@ func (x *ExperimentRestored) String() string {
 func (*ExperimentRestored) ProtoMessage() {}
 
 func (x *ExperimentRestored) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[21]
+	mi := &file_events_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,10 +2228,56 @@ func (x *ExperimentRestored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExperimentRestored.ProtoReflect.Descriptor instead.
 func (*ExperimentRestored) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{21}
+	return file_events_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExperimentRestored) GetExperimentId() string {
+	if x != nil {
+		return x.ExperimentId
+	}
+	return ""
+}
+
+// ExperimentPurged ends a deleted experiment for good, after all its runs and
+// logged models were purged, and frees its name. Its id is never used again.
+type ExperimentPurged struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ExperimentId  string                 `protobuf:"bytes,1,opt,name=experiment_id,json=experimentId,proto3" json:"experiment_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExperimentPurged) Reset() {
+	*x = ExperimentPurged{}
+	mi := &file_events_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExperimentPurged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExperimentPurged) ProtoMessage() {}
+
+func (x *ExperimentPurged) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExperimentPurged.ProtoReflect.Descriptor instead.
+func (*ExperimentPurged) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ExperimentPurged) GetExperimentId() string {
 	if x != nil {
 		return x.ExperimentId
 	}
@@ -2107,7 +2295,7 @@ type RegisteredModelCreated struct {
 
 func (x *RegisteredModelCreated) Reset() {
 	*x = RegisteredModelCreated{}
-	mi := &file_events_proto_msgTypes[22]
+	mi := &file_events_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2307,7 @@ func (x *RegisteredModelCreated) String() string {
 func (*RegisteredModelCreated) ProtoMessage() {}
 
 func (x *RegisteredModelCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[22]
+	mi := &file_events_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2320,7 @@ func (x *RegisteredModelCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredModelCreated.ProtoReflect.Descriptor instead.
 func (*RegisteredModelCreated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{22}
+	return file_events_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RegisteredModelCreated) GetName() string {
@@ -2166,7 +2354,7 @@ type RegisteredModelUpdated struct {
 
 func (x *RegisteredModelUpdated) Reset() {
 	*x = RegisteredModelUpdated{}
-	mi := &file_events_proto_msgTypes[23]
+	mi := &file_events_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2178,7 +2366,7 @@ func (x *RegisteredModelUpdated) String() string {
 func (*RegisteredModelUpdated) ProtoMessage() {}
 
 func (x *RegisteredModelUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[23]
+	mi := &file_events_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2191,7 +2379,7 @@ func (x *RegisteredModelUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredModelUpdated.ProtoReflect.Descriptor instead.
 func (*RegisteredModelUpdated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{23}
+	return file_events_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RegisteredModelUpdated) GetName() string {
@@ -2218,7 +2406,7 @@ type RegisteredModelRenamed struct {
 
 func (x *RegisteredModelRenamed) Reset() {
 	*x = RegisteredModelRenamed{}
-	mi := &file_events_proto_msgTypes[24]
+	mi := &file_events_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2418,7 @@ func (x *RegisteredModelRenamed) String() string {
 func (*RegisteredModelRenamed) ProtoMessage() {}
 
 func (x *RegisteredModelRenamed) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[24]
+	mi := &file_events_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2431,7 @@ func (x *RegisteredModelRenamed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredModelRenamed.ProtoReflect.Descriptor instead.
 func (*RegisteredModelRenamed) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{24}
+	return file_events_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RegisteredModelRenamed) GetName() string {
@@ -2270,7 +2458,7 @@ type RegisteredModelDeleted struct {
 
 func (x *RegisteredModelDeleted) Reset() {
 	*x = RegisteredModelDeleted{}
-	mi := &file_events_proto_msgTypes[25]
+	mi := &file_events_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2470,7 @@ func (x *RegisteredModelDeleted) String() string {
 func (*RegisteredModelDeleted) ProtoMessage() {}
 
 func (x *RegisteredModelDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[25]
+	mi := &file_events_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2483,7 @@ func (x *RegisteredModelDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredModelDeleted.ProtoReflect.Descriptor instead.
 func (*RegisteredModelDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{25}
+	return file_events_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RegisteredModelDeleted) GetName() string {
@@ -2315,7 +2503,7 @@ type RegisteredModelTagSet struct {
 
 func (x *RegisteredModelTagSet) Reset() {
 	*x = RegisteredModelTagSet{}
-	mi := &file_events_proto_msgTypes[26]
+	mi := &file_events_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2515,7 @@ func (x *RegisteredModelTagSet) String() string {
 func (*RegisteredModelTagSet) ProtoMessage() {}
 
 func (x *RegisteredModelTagSet) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[26]
+	mi := &file_events_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2528,7 @@ func (x *RegisteredModelTagSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredModelTagSet.ProtoReflect.Descriptor instead.
 func (*RegisteredModelTagSet) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{26}
+	return file_events_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RegisteredModelTagSet) GetName() string {
@@ -2367,7 +2555,7 @@ type RegisteredModelTagDeleted struct {
 
 func (x *RegisteredModelTagDeleted) Reset() {
 	*x = RegisteredModelTagDeleted{}
-	mi := &file_events_proto_msgTypes[27]
+	mi := &file_events_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2379,7 +2567,7 @@ func (x *RegisteredModelTagDeleted) String() string {
 func (*RegisteredModelTagDeleted) ProtoMessage() {}
 
 func (x *RegisteredModelTagDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[27]
+	mi := &file_events_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2392,7 +2580,7 @@ func (x *RegisteredModelTagDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredModelTagDeleted.ProtoReflect.Descriptor instead.
 func (*RegisteredModelTagDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{27}
+	return file_events_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RegisteredModelTagDeleted) GetName() string {
@@ -2427,7 +2615,7 @@ type ModelVersionCreated struct {
 
 func (x *ModelVersionCreated) Reset() {
 	*x = ModelVersionCreated{}
-	mi := &file_events_proto_msgTypes[28]
+	mi := &file_events_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2439,7 +2627,7 @@ func (x *ModelVersionCreated) String() string {
 func (*ModelVersionCreated) ProtoMessage() {}
 
 func (x *ModelVersionCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[28]
+	mi := &file_events_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2452,7 +2640,7 @@ func (x *ModelVersionCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersionCreated.ProtoReflect.Descriptor instead.
 func (*ModelVersionCreated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{28}
+	return file_events_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ModelVersionCreated) GetName() string {
@@ -2536,7 +2724,7 @@ type ModelVersionUpdated struct {
 
 func (x *ModelVersionUpdated) Reset() {
 	*x = ModelVersionUpdated{}
-	mi := &file_events_proto_msgTypes[29]
+	mi := &file_events_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2736,7 @@ func (x *ModelVersionUpdated) String() string {
 func (*ModelVersionUpdated) ProtoMessage() {}
 
 func (x *ModelVersionUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[29]
+	mi := &file_events_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2749,7 @@ func (x *ModelVersionUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersionUpdated.ProtoReflect.Descriptor instead.
 func (*ModelVersionUpdated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{29}
+	return file_events_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ModelVersionUpdated) GetName() string {
@@ -2600,7 +2788,7 @@ type ModelVersionStageSet struct {
 
 func (x *ModelVersionStageSet) Reset() {
 	*x = ModelVersionStageSet{}
-	mi := &file_events_proto_msgTypes[30]
+	mi := &file_events_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2612,7 +2800,7 @@ func (x *ModelVersionStageSet) String() string {
 func (*ModelVersionStageSet) ProtoMessage() {}
 
 func (x *ModelVersionStageSet) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[30]
+	mi := &file_events_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2625,7 +2813,7 @@ func (x *ModelVersionStageSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersionStageSet.ProtoReflect.Descriptor instead.
 func (*ModelVersionStageSet) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{30}
+	return file_events_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ModelVersionStageSet) GetName() string {
@@ -2674,7 +2862,7 @@ type ModelVersionDeleted struct {
 
 func (x *ModelVersionDeleted) Reset() {
 	*x = ModelVersionDeleted{}
-	mi := &file_events_proto_msgTypes[31]
+	mi := &file_events_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2686,7 +2874,7 @@ func (x *ModelVersionDeleted) String() string {
 func (*ModelVersionDeleted) ProtoMessage() {}
 
 func (x *ModelVersionDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[31]
+	mi := &file_events_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2699,7 +2887,7 @@ func (x *ModelVersionDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersionDeleted.ProtoReflect.Descriptor instead.
 func (*ModelVersionDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{31}
+	return file_events_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ModelVersionDeleted) GetName() string {
@@ -2727,7 +2915,7 @@ type ModelVersionTagSet struct {
 
 func (x *ModelVersionTagSet) Reset() {
 	*x = ModelVersionTagSet{}
-	mi := &file_events_proto_msgTypes[32]
+	mi := &file_events_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2739,7 +2927,7 @@ func (x *ModelVersionTagSet) String() string {
 func (*ModelVersionTagSet) ProtoMessage() {}
 
 func (x *ModelVersionTagSet) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[32]
+	mi := &file_events_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2752,7 +2940,7 @@ func (x *ModelVersionTagSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersionTagSet.ProtoReflect.Descriptor instead.
 func (*ModelVersionTagSet) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{32}
+	return file_events_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ModelVersionTagSet) GetName() string {
@@ -2787,7 +2975,7 @@ type ModelVersionTagDeleted struct {
 
 func (x *ModelVersionTagDeleted) Reset() {
 	*x = ModelVersionTagDeleted{}
-	mi := &file_events_proto_msgTypes[33]
+	mi := &file_events_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +2987,7 @@ func (x *ModelVersionTagDeleted) String() string {
 func (*ModelVersionTagDeleted) ProtoMessage() {}
 
 func (x *ModelVersionTagDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[33]
+	mi := &file_events_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +3000,7 @@ func (x *ModelVersionTagDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersionTagDeleted.ProtoReflect.Descriptor instead.
 func (*ModelVersionTagDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{33}
+	return file_events_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ModelVersionTagDeleted) GetName() string {
@@ -2848,7 +3036,7 @@ type AliasSet struct {
 
 func (x *AliasSet) Reset() {
 	*x = AliasSet{}
-	mi := &file_events_proto_msgTypes[34]
+	mi := &file_events_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2860,7 +3048,7 @@ func (x *AliasSet) String() string {
 func (*AliasSet) ProtoMessage() {}
 
 func (x *AliasSet) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[34]
+	mi := &file_events_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2873,7 +3061,7 @@ func (x *AliasSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasSet.ProtoReflect.Descriptor instead.
 func (*AliasSet) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{34}
+	return file_events_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AliasSet) GetName() string {
@@ -2915,7 +3103,7 @@ type AliasDeleted struct {
 
 func (x *AliasDeleted) Reset() {
 	*x = AliasDeleted{}
-	mi := &file_events_proto_msgTypes[35]
+	mi := &file_events_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2927,7 +3115,7 @@ func (x *AliasDeleted) String() string {
 func (*AliasDeleted) ProtoMessage() {}
 
 func (x *AliasDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[35]
+	mi := &file_events_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2940,7 +3128,7 @@ func (x *AliasDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasDeleted.ProtoReflect.Descriptor instead.
 func (*AliasDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{35}
+	return file_events_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AliasDeleted) GetName() string {
@@ -2982,7 +3170,7 @@ type LoggedModelCreated struct {
 
 func (x *LoggedModelCreated) Reset() {
 	*x = LoggedModelCreated{}
-	mi := &file_events_proto_msgTypes[36]
+	mi := &file_events_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2994,7 +3182,7 @@ func (x *LoggedModelCreated) String() string {
 func (*LoggedModelCreated) ProtoMessage() {}
 
 func (x *LoggedModelCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[36]
+	mi := &file_events_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3007,7 +3195,7 @@ func (x *LoggedModelCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedModelCreated.ProtoReflect.Descriptor instead.
 func (*LoggedModelCreated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{36}
+	return file_events_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LoggedModelCreated) GetModelId() string {
@@ -3077,7 +3265,7 @@ type LoggedModelFinalized struct {
 
 func (x *LoggedModelFinalized) Reset() {
 	*x = LoggedModelFinalized{}
-	mi := &file_events_proto_msgTypes[37]
+	mi := &file_events_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3089,7 +3277,7 @@ func (x *LoggedModelFinalized) String() string {
 func (*LoggedModelFinalized) ProtoMessage() {}
 
 func (x *LoggedModelFinalized) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[37]
+	mi := &file_events_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3102,7 +3290,7 @@ func (x *LoggedModelFinalized) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedModelFinalized.ProtoReflect.Descriptor instead.
 func (*LoggedModelFinalized) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{37}
+	return file_events_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LoggedModelFinalized) GetModelId() string {
@@ -3129,7 +3317,7 @@ type LoggedModelParametersLogged struct {
 
 func (x *LoggedModelParametersLogged) Reset() {
 	*x = LoggedModelParametersLogged{}
-	mi := &file_events_proto_msgTypes[38]
+	mi := &file_events_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3141,7 +3329,7 @@ func (x *LoggedModelParametersLogged) String() string {
 func (*LoggedModelParametersLogged) ProtoMessage() {}
 
 func (x *LoggedModelParametersLogged) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[38]
+	mi := &file_events_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3154,7 +3342,7 @@ func (x *LoggedModelParametersLogged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedModelParametersLogged.ProtoReflect.Descriptor instead.
 func (*LoggedModelParametersLogged) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{38}
+	return file_events_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LoggedModelParametersLogged) GetModelId() string {
@@ -3181,7 +3369,7 @@ type LoggedModelTagsSet struct {
 
 func (x *LoggedModelTagsSet) Reset() {
 	*x = LoggedModelTagsSet{}
-	mi := &file_events_proto_msgTypes[39]
+	mi := &file_events_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3193,7 +3381,7 @@ func (x *LoggedModelTagsSet) String() string {
 func (*LoggedModelTagsSet) ProtoMessage() {}
 
 func (x *LoggedModelTagsSet) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[39]
+	mi := &file_events_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3206,7 +3394,7 @@ func (x *LoggedModelTagsSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedModelTagsSet.ProtoReflect.Descriptor instead.
 func (*LoggedModelTagsSet) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{39}
+	return file_events_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LoggedModelTagsSet) GetModelId() string {
@@ -3233,7 +3421,7 @@ type LoggedModelTagDeleted struct {
 
 func (x *LoggedModelTagDeleted) Reset() {
 	*x = LoggedModelTagDeleted{}
-	mi := &file_events_proto_msgTypes[40]
+	mi := &file_events_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3245,7 +3433,7 @@ func (x *LoggedModelTagDeleted) String() string {
 func (*LoggedModelTagDeleted) ProtoMessage() {}
 
 func (x *LoggedModelTagDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[40]
+	mi := &file_events_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3258,7 +3446,7 @@ func (x *LoggedModelTagDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedModelTagDeleted.ProtoReflect.Descriptor instead.
 func (*LoggedModelTagDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{40}
+	return file_events_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LoggedModelTagDeleted) GetModelId() string {
@@ -3285,7 +3473,7 @@ type LoggedModelDeleted struct {
 
 func (x *LoggedModelDeleted) Reset() {
 	*x = LoggedModelDeleted{}
-	mi := &file_events_proto_msgTypes[41]
+	mi := &file_events_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3297,7 +3485,7 @@ func (x *LoggedModelDeleted) String() string {
 func (*LoggedModelDeleted) ProtoMessage() {}
 
 func (x *LoggedModelDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[41]
+	mi := &file_events_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3310,7 +3498,7 @@ func (x *LoggedModelDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedModelDeleted.ProtoReflect.Descriptor instead.
 func (*LoggedModelDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{41}
+	return file_events_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LoggedModelDeleted) GetModelId() string {
@@ -3318,6 +3506,309 @@ func (x *LoggedModelDeleted) GetModelId() string {
 		return x.ModelId
 	}
 	return ""
+}
+
+// LoggedModelPurged ends a deleted logged model for good, as RunPurged does a
+// run.
+type LoggedModelPurged struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ModelId       string                 `protobuf:"bytes,1,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoggedModelPurged) Reset() {
+	*x = LoggedModelPurged{}
+	mi := &file_events_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoggedModelPurged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoggedModelPurged) ProtoMessage() {}
+
+func (x *LoggedModelPurged) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoggedModelPurged.ProtoReflect.Descriptor instead.
+func (*LoggedModelPurged) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *LoggedModelPurged) GetModelId() string {
+	if x != nil {
+		return x.ModelId
+	}
+	return ""
+}
+
+// ArtifactsPurged says that the artifacts of a purged run or logged model are
+// gone. Without it they may still be in the store.
+type ArtifactsPurged struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Owner:
+	//
+	//	*ArtifactsPurged_RunId
+	//	*ArtifactsPurged_ModelId
+	Owner         isArtifactsPurged_Owner `protobuf_oneof:"owner"`
+	Files         int64                   `protobuf:"varint,3,opt,name=files,proto3" json:"files,omitempty"` // that were deleted, without those of an attempt that broke off
+	Bytes         int64                   `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"` // of these files
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArtifactsPurged) Reset() {
+	*x = ArtifactsPurged{}
+	mi := &file_events_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArtifactsPurged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArtifactsPurged) ProtoMessage() {}
+
+func (x *ArtifactsPurged) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArtifactsPurged.ProtoReflect.Descriptor instead.
+func (*ArtifactsPurged) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ArtifactsPurged) GetOwner() isArtifactsPurged_Owner {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+func (x *ArtifactsPurged) GetRunId() string {
+	if x != nil {
+		if x, ok := x.Owner.(*ArtifactsPurged_RunId); ok {
+			return x.RunId
+		}
+	}
+	return ""
+}
+
+func (x *ArtifactsPurged) GetModelId() string {
+	if x != nil {
+		if x, ok := x.Owner.(*ArtifactsPurged_ModelId); ok {
+			return x.ModelId
+		}
+	}
+	return ""
+}
+
+func (x *ArtifactsPurged) GetFiles() int64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *ArtifactsPurged) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type isArtifactsPurged_Owner interface {
+	isArtifactsPurged_Owner()
+}
+
+type ArtifactsPurged_RunId struct {
+	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3,oneof"`
+}
+
+type ArtifactsPurged_ModelId struct {
+	ModelId string `protobuf:"bytes,2,opt,name=model_id,json=modelId,proto3,oneof"`
+}
+
+func (*ArtifactsPurged_RunId) isArtifactsPurged_Owner() {}
+
+func (*ArtifactsPurged_ModelId) isArtifactsPurged_Owner() {}
+
+// ArtifactUploaded says what the bytes of an artifact are, once they are in the
+// store. run_id or model_id is whose it is, by its path; neither when the path
+// says nothing.
+type ArtifactUploaded struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // in the store
+	RunId         string                 `protobuf:"bytes,2,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	ModelId       string                 `protobuf:"bytes,3,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
+	ArtifactPath  string                 `protobuf:"bytes,4,opt,name=artifact_path,json=artifactPath,proto3" json:"artifact_path,omitempty"` // below the artifacts of the run or logged model
+	Size          int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`                                    // bytes
+	Sha256        []byte                 `protobuf:"bytes,6,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	ContentType   string                 `protobuf:"bytes,7,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArtifactUploaded) Reset() {
+	*x = ArtifactUploaded{}
+	mi := &file_events_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArtifactUploaded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArtifactUploaded) ProtoMessage() {}
+
+func (x *ArtifactUploaded) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArtifactUploaded.ProtoReflect.Descriptor instead.
+func (*ArtifactUploaded) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ArtifactUploaded) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ArtifactUploaded) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *ArtifactUploaded) GetModelId() string {
+	if x != nil {
+		return x.ModelId
+	}
+	return ""
+}
+
+func (x *ArtifactUploaded) GetArtifactPath() string {
+	if x != nil {
+		return x.ArtifactPath
+	}
+	return ""
+}
+
+func (x *ArtifactUploaded) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *ArtifactUploaded) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *ArtifactUploaded) GetContentType() string {
+	if x != nil {
+		return x.ContentType
+	}
+	return ""
+}
+
+// ArtifactsDeleted says which artifacts of one owner are removed from the store,
+// just before they are.
+type ArtifactsDeleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RunId         string                 `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	ModelId       string                 `protobuf:"bytes,2,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
+	Paths         []string               `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"` // in the store
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArtifactsDeleted) Reset() {
+	*x = ArtifactsDeleted{}
+	mi := &file_events_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArtifactsDeleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArtifactsDeleted) ProtoMessage() {}
+
+func (x *ArtifactsDeleted) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArtifactsDeleted.ProtoReflect.Descriptor instead.
+func (*ArtifactsDeleted) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ArtifactsDeleted) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *ArtifactsDeleted) GetModelId() string {
+	if x != nil {
+		return x.ModelId
+	}
+	return ""
+}
+
+func (x *ArtifactsDeleted) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
 }
 
 // WebhookCreated is the first event of a webhook: an address that is told of
@@ -3337,7 +3828,7 @@ type WebhookCreated struct {
 
 func (x *WebhookCreated) Reset() {
 	*x = WebhookCreated{}
-	mi := &file_events_proto_msgTypes[42]
+	mi := &file_events_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3349,7 +3840,7 @@ func (x *WebhookCreated) String() string {
 func (*WebhookCreated) ProtoMessage() {}
 
 func (x *WebhookCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[42]
+	mi := &file_events_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3362,7 +3853,7 @@ func (x *WebhookCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebhookCreated.ProtoReflect.Descriptor instead.
 func (*WebhookCreated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{42}
+	return file_events_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *WebhookCreated) GetWebhookId() string {
@@ -3430,7 +3921,7 @@ type WebhookUpdated struct {
 
 func (x *WebhookUpdated) Reset() {
 	*x = WebhookUpdated{}
-	mi := &file_events_proto_msgTypes[43]
+	mi := &file_events_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3442,7 +3933,7 @@ func (x *WebhookUpdated) String() string {
 func (*WebhookUpdated) ProtoMessage() {}
 
 func (x *WebhookUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[43]
+	mi := &file_events_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3455,7 +3946,7 @@ func (x *WebhookUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebhookUpdated.ProtoReflect.Descriptor instead.
 func (*WebhookUpdated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{43}
+	return file_events_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *WebhookUpdated) GetWebhookId() string {
@@ -3516,7 +4007,7 @@ type WebhookDeleted struct {
 
 func (x *WebhookDeleted) Reset() {
 	*x = WebhookDeleted{}
-	mi := &file_events_proto_msgTypes[44]
+	mi := &file_events_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3528,7 +4019,7 @@ func (x *WebhookDeleted) String() string {
 func (*WebhookDeleted) ProtoMessage() {}
 
 func (x *WebhookDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[44]
+	mi := &file_events_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3541,7 +4032,7 @@ func (x *WebhookDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebhookDeleted.ProtoReflect.Descriptor instead.
 func (*WebhookDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{44}
+	return file_events_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *WebhookDeleted) GetWebhookId() string {
@@ -3568,7 +4059,7 @@ type RegisteredModelRestored struct {
 
 func (x *RegisteredModelRestored) Reset() {
 	*x = RegisteredModelRestored{}
-	mi := &file_events_proto_msgTypes[45]
+	mi := &file_events_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3580,7 +4071,7 @@ func (x *RegisteredModelRestored) String() string {
 func (*RegisteredModelRestored) ProtoMessage() {}
 
 func (x *RegisteredModelRestored) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[45]
+	mi := &file_events_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3593,7 +4084,7 @@ func (x *RegisteredModelRestored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredModelRestored.ProtoReflect.Descriptor instead.
 func (*RegisteredModelRestored) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{45}
+	return file_events_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RegisteredModelRestored) GetName() string {
@@ -3660,7 +4151,7 @@ type ModelVersionRestored struct {
 
 func (x *ModelVersionRestored) Reset() {
 	*x = ModelVersionRestored{}
-	mi := &file_events_proto_msgTypes[46]
+	mi := &file_events_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3672,7 +4163,7 @@ func (x *ModelVersionRestored) String() string {
 func (*ModelVersionRestored) ProtoMessage() {}
 
 func (x *ModelVersionRestored) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[46]
+	mi := &file_events_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3685,7 +4176,7 @@ func (x *ModelVersionRestored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersionRestored.ProtoReflect.Descriptor instead.
 func (*ModelVersionRestored) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{46}
+	return file_events_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ModelVersionRestored) GetName() string {
@@ -3776,7 +4267,7 @@ var File_events_proto protoreflect.FileDescriptor
 
 const file_events_proto_rawDesc = "" +
 	"\n" +
-	"\fevents.proto\x12\x13runledger.events.v1\"\x9a\x1d\n" +
+	"\fevents.proto\x12\x13runledger.events.v1\"\x8a!\n" +
 	"\x05Event\x12B\n" +
 	"\vrun_created\x18\x01 \x01(\v2\x1f.runledger.events.v1.RunCreatedH\x00R\n" +
 	"runCreated\x12B\n" +
@@ -3792,13 +4283,16 @@ const file_events_proto_rawDesc = "" +
 	"\x0emetrics_logged\x18\b \x01(\v2\".runledger.events.v1.MetricsLoggedH\x00R\rmetricsLogged\x12R\n" +
 	"\x11run_inputs_logged\x18\t \x01(\v2$.runledger.events.v1.RunInputsLoggedH\x00R\x0frunInputsLogged\x12U\n" +
 	"\x12run_outputs_logged\x18\n" +
-	" \x01(\v2%.runledger.events.v1.RunOutputsLoggedH\x00R\x10runOutputsLogged\x12W\n" +
+	" \x01(\v2%.runledger.events.v1.RunOutputsLoggedH\x00R\x10runOutputsLogged\x12?\n" +
+	"\n" +
+	"run_purged\x18\v \x01(\v2\x1e.runledger.events.v1.RunPurgedH\x00R\trunPurged\x12W\n" +
 	"\x12experiment_created\x18\x14 \x01(\v2&.runledger.events.v1.ExperimentCreatedH\x00R\x11experimentCreated\x12W\n" +
 	"\x12experiment_renamed\x18\x15 \x01(\v2&.runledger.events.v1.ExperimentRenamedH\x00R\x11experimentRenamed\x12U\n" +
 	"\x12experiment_tag_set\x18\x16 \x01(\v2%.runledger.events.v1.ExperimentTagSetH\x00R\x10experimentTagSet\x12a\n" +
 	"\x16experiment_tag_deleted\x18\x17 \x01(\v2).runledger.events.v1.ExperimentTagDeletedH\x00R\x14experimentTagDeleted\x12W\n" +
 	"\x12experiment_deleted\x18\x18 \x01(\v2&.runledger.events.v1.ExperimentDeletedH\x00R\x11experimentDeleted\x12Z\n" +
-	"\x13experiment_restored\x18\x19 \x01(\v2'.runledger.events.v1.ExperimentRestoredH\x00R\x12experimentRestored\x12g\n" +
+	"\x13experiment_restored\x18\x19 \x01(\v2'.runledger.events.v1.ExperimentRestoredH\x00R\x12experimentRestored\x12T\n" +
+	"\x11experiment_purged\x18\x1a \x01(\v2%.runledger.events.v1.ExperimentPurgedH\x00R\x10experimentPurged\x12g\n" +
 	"\x18registered_model_created\x18( \x01(\v2+.runledger.events.v1.RegisteredModelCreatedH\x00R\x16registeredModelCreated\x12g\n" +
 	"\x18registered_model_updated\x18) \x01(\v2+.runledger.events.v1.RegisteredModelUpdatedH\x00R\x16registeredModelUpdated\x12g\n" +
 	"\x18registered_model_renamed\x18* \x01(\v2+.runledger.events.v1.RegisteredModelRenamedH\x00R\x16registeredModelRenamed\x12g\n" +
@@ -3818,7 +4312,11 @@ const file_events_proto_rawDesc = "" +
 	"\x1elogged_model_parameters_logged\x18> \x01(\v20.runledger.events.v1.LoggedModelParametersLoggedH\x00R\x1bloggedModelParametersLogged\x12\\\n" +
 	"\x15logged_model_tags_set\x18? \x01(\v2'.runledger.events.v1.LoggedModelTagsSetH\x00R\x12loggedModelTagsSet\x12e\n" +
 	"\x18logged_model_tag_deleted\x18@ \x01(\v2*.runledger.events.v1.LoggedModelTagDeletedH\x00R\x15loggedModelTagDeleted\x12[\n" +
-	"\x14logged_model_deleted\x18A \x01(\v2'.runledger.events.v1.LoggedModelDeletedH\x00R\x12loggedModelDeleted\x12N\n" +
+	"\x14logged_model_deleted\x18A \x01(\v2'.runledger.events.v1.LoggedModelDeletedH\x00R\x12loggedModelDeleted\x12X\n" +
+	"\x13logged_model_purged\x18B \x01(\v2&.runledger.events.v1.LoggedModelPurgedH\x00R\x11loggedModelPurged\x12T\n" +
+	"\x11artifact_uploaded\x18F \x01(\v2%.runledger.events.v1.ArtifactUploadedH\x00R\x10artifactUploaded\x12T\n" +
+	"\x11artifacts_deleted\x18G \x01(\v2%.runledger.events.v1.ArtifactsDeletedH\x00R\x10artifactsDeleted\x12Q\n" +
+	"\x10artifacts_purged\x18H \x01(\v2$.runledger.events.v1.ArtifactsPurgedH\x00R\x0fartifactsPurged\x12N\n" +
 	"\x0fwebhook_created\x18P \x01(\v2#.runledger.events.v1.WebhookCreatedH\x00R\x0ewebhookCreated\x12N\n" +
 	"\x0fwebhook_updated\x18Q \x01(\v2#.runledger.events.v1.WebhookUpdatedH\x00R\x0ewebhookUpdated\x12N\n" +
 	"\x0fwebhook_deleted\x18R \x01(\v2#.runledger.events.v1.WebhookDeletedH\x00R\x0ewebhookDeleted\x12j\n" +
@@ -3866,6 +4364,8 @@ const file_events_proto_rawDesc = "" +
 	"RunDeleted\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\"$\n" +
 	"\vRunRestored\x12\x15\n" +
+	"\x06run_id\x18\x01 \x01(\tR\x05runId\"\"\n" +
+	"\tRunPurged\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\"\x91\x02\n" +
 	"\rMetricsLogged\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x12\n" +
@@ -3919,6 +4419,8 @@ const file_events_proto_rawDesc = "" +
 	"\x11ExperimentDeleted\x12#\n" +
 	"\rexperiment_id\x18\x01 \x01(\tR\fexperimentId\"9\n" +
 	"\x12ExperimentRestored\x12#\n" +
+	"\rexperiment_id\x18\x01 \x01(\tR\fexperimentId\"7\n" +
+	"\x10ExperimentPurged\x12#\n" +
 	"\rexperiment_id\x18\x01 \x01(\tR\fexperimentId\"|\n" +
 	"\x16RegisteredModelCreated\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
@@ -4008,7 +4510,27 @@ const file_events_proto_rawDesc = "" +
 	"\bmodel_id\x18\x01 \x01(\tR\amodelId\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\"/\n" +
 	"\x12LoggedModelDeleted\x12\x19\n" +
-	"\bmodel_id\x18\x01 \x01(\tR\amodelId\"\xcc\x01\n" +
+	"\bmodel_id\x18\x01 \x01(\tR\amodelId\".\n" +
+	"\x11LoggedModelPurged\x12\x19\n" +
+	"\bmodel_id\x18\x01 \x01(\tR\amodelId\"|\n" +
+	"\x0fArtifactsPurged\x12\x17\n" +
+	"\x06run_id\x18\x01 \x01(\tH\x00R\x05runId\x12\x1b\n" +
+	"\bmodel_id\x18\x02 \x01(\tH\x00R\amodelId\x12\x14\n" +
+	"\x05files\x18\x03 \x01(\x03R\x05files\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x03R\x05bytesB\a\n" +
+	"\x05owner\"\xcc\x01\n" +
+	"\x10ArtifactUploaded\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x15\n" +
+	"\x06run_id\x18\x02 \x01(\tR\x05runId\x12\x19\n" +
+	"\bmodel_id\x18\x03 \x01(\tR\amodelId\x12#\n" +
+	"\rartifact_path\x18\x04 \x01(\tR\fartifactPath\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06sha256\x18\x06 \x01(\fR\x06sha256\x12!\n" +
+	"\fcontent_type\x18\a \x01(\tR\vcontentType\"Z\n" +
+	"\x10ArtifactsDeleted\x12\x15\n" +
+	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x19\n" +
+	"\bmodel_id\x18\x02 \x01(\tR\amodelId\x12\x14\n" +
+	"\x05paths\x18\x03 \x03(\tR\x05paths\"\xcc\x01\n" +
 	"\x0eWebhookCreated\x12\x1d\n" +
 	"\n" +
 	"webhook_id\x18\x01 \x01(\tR\twebhookId\x12\x12\n" +
@@ -4082,7 +4604,7 @@ func file_events_proto_rawDescGZIP() []byte {
 }
 
 var file_events_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_events_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_events_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_events_proto_goTypes = []any{
 	(RunStatus)(0),                      // 0: runledger.events.v1.RunStatus
 	(LoggedModelStatus)(0),              // 1: runledger.events.v1.LoggedModelStatus
@@ -4096,43 +4618,49 @@ var file_events_proto_goTypes = []any{
 	(*RunTagDeleted)(nil),               // 9: runledger.events.v1.RunTagDeleted
 	(*RunDeleted)(nil),                  // 10: runledger.events.v1.RunDeleted
 	(*RunRestored)(nil),                 // 11: runledger.events.v1.RunRestored
-	(*MetricsLogged)(nil),               // 12: runledger.events.v1.MetricsLogged
-	(*MetricLink)(nil),                  // 13: runledger.events.v1.MetricLink
-	(*RunInputsLogged)(nil),             // 14: runledger.events.v1.RunInputsLogged
-	(*DatasetInput)(nil),                // 15: runledger.events.v1.DatasetInput
-	(*RunOutputsLogged)(nil),            // 16: runledger.events.v1.RunOutputsLogged
-	(*ModelOutput)(nil),                 // 17: runledger.events.v1.ModelOutput
-	(*ExperimentCreated)(nil),           // 18: runledger.events.v1.ExperimentCreated
-	(*ExperimentRenamed)(nil),           // 19: runledger.events.v1.ExperimentRenamed
-	(*ExperimentTagSet)(nil),            // 20: runledger.events.v1.ExperimentTagSet
-	(*ExperimentTagDeleted)(nil),        // 21: runledger.events.v1.ExperimentTagDeleted
-	(*ExperimentDeleted)(nil),           // 22: runledger.events.v1.ExperimentDeleted
-	(*ExperimentRestored)(nil),          // 23: runledger.events.v1.ExperimentRestored
-	(*RegisteredModelCreated)(nil),      // 24: runledger.events.v1.RegisteredModelCreated
-	(*RegisteredModelUpdated)(nil),      // 25: runledger.events.v1.RegisteredModelUpdated
-	(*RegisteredModelRenamed)(nil),      // 26: runledger.events.v1.RegisteredModelRenamed
-	(*RegisteredModelDeleted)(nil),      // 27: runledger.events.v1.RegisteredModelDeleted
-	(*RegisteredModelTagSet)(nil),       // 28: runledger.events.v1.RegisteredModelTagSet
-	(*RegisteredModelTagDeleted)(nil),   // 29: runledger.events.v1.RegisteredModelTagDeleted
-	(*ModelVersionCreated)(nil),         // 30: runledger.events.v1.ModelVersionCreated
-	(*ModelVersionUpdated)(nil),         // 31: runledger.events.v1.ModelVersionUpdated
-	(*ModelVersionStageSet)(nil),        // 32: runledger.events.v1.ModelVersionStageSet
-	(*ModelVersionDeleted)(nil),         // 33: runledger.events.v1.ModelVersionDeleted
-	(*ModelVersionTagSet)(nil),          // 34: runledger.events.v1.ModelVersionTagSet
-	(*ModelVersionTagDeleted)(nil),      // 35: runledger.events.v1.ModelVersionTagDeleted
-	(*AliasSet)(nil),                    // 36: runledger.events.v1.AliasSet
-	(*AliasDeleted)(nil),                // 37: runledger.events.v1.AliasDeleted
-	(*LoggedModelCreated)(nil),          // 38: runledger.events.v1.LoggedModelCreated
-	(*LoggedModelFinalized)(nil),        // 39: runledger.events.v1.LoggedModelFinalized
-	(*LoggedModelParametersLogged)(nil), // 40: runledger.events.v1.LoggedModelParametersLogged
-	(*LoggedModelTagsSet)(nil),          // 41: runledger.events.v1.LoggedModelTagsSet
-	(*LoggedModelTagDeleted)(nil),       // 42: runledger.events.v1.LoggedModelTagDeleted
-	(*LoggedModelDeleted)(nil),          // 43: runledger.events.v1.LoggedModelDeleted
-	(*WebhookCreated)(nil),              // 44: runledger.events.v1.WebhookCreated
-	(*WebhookUpdated)(nil),              // 45: runledger.events.v1.WebhookUpdated
-	(*WebhookDeleted)(nil),              // 46: runledger.events.v1.WebhookDeleted
-	(*RegisteredModelRestored)(nil),     // 47: runledger.events.v1.RegisteredModelRestored
-	(*ModelVersionRestored)(nil),        // 48: runledger.events.v1.ModelVersionRestored
+	(*RunPurged)(nil),                   // 12: runledger.events.v1.RunPurged
+	(*MetricsLogged)(nil),               // 13: runledger.events.v1.MetricsLogged
+	(*MetricLink)(nil),                  // 14: runledger.events.v1.MetricLink
+	(*RunInputsLogged)(nil),             // 15: runledger.events.v1.RunInputsLogged
+	(*DatasetInput)(nil),                // 16: runledger.events.v1.DatasetInput
+	(*RunOutputsLogged)(nil),            // 17: runledger.events.v1.RunOutputsLogged
+	(*ModelOutput)(nil),                 // 18: runledger.events.v1.ModelOutput
+	(*ExperimentCreated)(nil),           // 19: runledger.events.v1.ExperimentCreated
+	(*ExperimentRenamed)(nil),           // 20: runledger.events.v1.ExperimentRenamed
+	(*ExperimentTagSet)(nil),            // 21: runledger.events.v1.ExperimentTagSet
+	(*ExperimentTagDeleted)(nil),        // 22: runledger.events.v1.ExperimentTagDeleted
+	(*ExperimentDeleted)(nil),           // 23: runledger.events.v1.ExperimentDeleted
+	(*ExperimentRestored)(nil),          // 24: runledger.events.v1.ExperimentRestored
+	(*ExperimentPurged)(nil),            // 25: runledger.events.v1.ExperimentPurged
+	(*RegisteredModelCreated)(nil),      // 26: runledger.events.v1.RegisteredModelCreated
+	(*RegisteredModelUpdated)(nil),      // 27: runledger.events.v1.RegisteredModelUpdated
+	(*RegisteredModelRenamed)(nil),      // 28: runledger.events.v1.RegisteredModelRenamed
+	(*RegisteredModelDeleted)(nil),      // 29: runledger.events.v1.RegisteredModelDeleted
+	(*RegisteredModelTagSet)(nil),       // 30: runledger.events.v1.RegisteredModelTagSet
+	(*RegisteredModelTagDeleted)(nil),   // 31: runledger.events.v1.RegisteredModelTagDeleted
+	(*ModelVersionCreated)(nil),         // 32: runledger.events.v1.ModelVersionCreated
+	(*ModelVersionUpdated)(nil),         // 33: runledger.events.v1.ModelVersionUpdated
+	(*ModelVersionStageSet)(nil),        // 34: runledger.events.v1.ModelVersionStageSet
+	(*ModelVersionDeleted)(nil),         // 35: runledger.events.v1.ModelVersionDeleted
+	(*ModelVersionTagSet)(nil),          // 36: runledger.events.v1.ModelVersionTagSet
+	(*ModelVersionTagDeleted)(nil),      // 37: runledger.events.v1.ModelVersionTagDeleted
+	(*AliasSet)(nil),                    // 38: runledger.events.v1.AliasSet
+	(*AliasDeleted)(nil),                // 39: runledger.events.v1.AliasDeleted
+	(*LoggedModelCreated)(nil),          // 40: runledger.events.v1.LoggedModelCreated
+	(*LoggedModelFinalized)(nil),        // 41: runledger.events.v1.LoggedModelFinalized
+	(*LoggedModelParametersLogged)(nil), // 42: runledger.events.v1.LoggedModelParametersLogged
+	(*LoggedModelTagsSet)(nil),          // 43: runledger.events.v1.LoggedModelTagsSet
+	(*LoggedModelTagDeleted)(nil),       // 44: runledger.events.v1.LoggedModelTagDeleted
+	(*LoggedModelDeleted)(nil),          // 45: runledger.events.v1.LoggedModelDeleted
+	(*LoggedModelPurged)(nil),           // 46: runledger.events.v1.LoggedModelPurged
+	(*ArtifactsPurged)(nil),             // 47: runledger.events.v1.ArtifactsPurged
+	(*ArtifactUploaded)(nil),            // 48: runledger.events.v1.ArtifactUploaded
+	(*ArtifactsDeleted)(nil),            // 49: runledger.events.v1.ArtifactsDeleted
+	(*WebhookCreated)(nil),              // 50: runledger.events.v1.WebhookCreated
+	(*WebhookUpdated)(nil),              // 51: runledger.events.v1.WebhookUpdated
+	(*WebhookDeleted)(nil),              // 52: runledger.events.v1.WebhookDeleted
+	(*RegisteredModelRestored)(nil),     // 53: runledger.events.v1.RegisteredModelRestored
+	(*ModelVersionRestored)(nil),        // 54: runledger.events.v1.ModelVersionRestored
 }
 var file_events_proto_depIdxs = []int32{
 	5,  // 0: runledger.events.v1.Event.run_created:type_name -> runledger.events.v1.RunCreated
@@ -4142,66 +4670,72 @@ var file_events_proto_depIdxs = []int32{
 	9,  // 4: runledger.events.v1.Event.run_tag_deleted:type_name -> runledger.events.v1.RunTagDeleted
 	10, // 5: runledger.events.v1.Event.run_deleted:type_name -> runledger.events.v1.RunDeleted
 	11, // 6: runledger.events.v1.Event.run_restored:type_name -> runledger.events.v1.RunRestored
-	12, // 7: runledger.events.v1.Event.metrics_logged:type_name -> runledger.events.v1.MetricsLogged
-	14, // 8: runledger.events.v1.Event.run_inputs_logged:type_name -> runledger.events.v1.RunInputsLogged
-	16, // 9: runledger.events.v1.Event.run_outputs_logged:type_name -> runledger.events.v1.RunOutputsLogged
-	18, // 10: runledger.events.v1.Event.experiment_created:type_name -> runledger.events.v1.ExperimentCreated
-	19, // 11: runledger.events.v1.Event.experiment_renamed:type_name -> runledger.events.v1.ExperimentRenamed
-	20, // 12: runledger.events.v1.Event.experiment_tag_set:type_name -> runledger.events.v1.ExperimentTagSet
-	21, // 13: runledger.events.v1.Event.experiment_tag_deleted:type_name -> runledger.events.v1.ExperimentTagDeleted
-	22, // 14: runledger.events.v1.Event.experiment_deleted:type_name -> runledger.events.v1.ExperimentDeleted
-	23, // 15: runledger.events.v1.Event.experiment_restored:type_name -> runledger.events.v1.ExperimentRestored
-	24, // 16: runledger.events.v1.Event.registered_model_created:type_name -> runledger.events.v1.RegisteredModelCreated
-	25, // 17: runledger.events.v1.Event.registered_model_updated:type_name -> runledger.events.v1.RegisteredModelUpdated
-	26, // 18: runledger.events.v1.Event.registered_model_renamed:type_name -> runledger.events.v1.RegisteredModelRenamed
-	27, // 19: runledger.events.v1.Event.registered_model_deleted:type_name -> runledger.events.v1.RegisteredModelDeleted
-	28, // 20: runledger.events.v1.Event.registered_model_tag_set:type_name -> runledger.events.v1.RegisteredModelTagSet
-	29, // 21: runledger.events.v1.Event.registered_model_tag_deleted:type_name -> runledger.events.v1.RegisteredModelTagDeleted
-	30, // 22: runledger.events.v1.Event.model_version_created:type_name -> runledger.events.v1.ModelVersionCreated
-	31, // 23: runledger.events.v1.Event.model_version_updated:type_name -> runledger.events.v1.ModelVersionUpdated
-	32, // 24: runledger.events.v1.Event.model_version_stage_set:type_name -> runledger.events.v1.ModelVersionStageSet
-	33, // 25: runledger.events.v1.Event.model_version_deleted:type_name -> runledger.events.v1.ModelVersionDeleted
-	34, // 26: runledger.events.v1.Event.model_version_tag_set:type_name -> runledger.events.v1.ModelVersionTagSet
-	35, // 27: runledger.events.v1.Event.model_version_tag_deleted:type_name -> runledger.events.v1.ModelVersionTagDeleted
-	36, // 28: runledger.events.v1.Event.alias_set:type_name -> runledger.events.v1.AliasSet
-	37, // 29: runledger.events.v1.Event.alias_deleted:type_name -> runledger.events.v1.AliasDeleted
-	38, // 30: runledger.events.v1.Event.logged_model_created:type_name -> runledger.events.v1.LoggedModelCreated
-	39, // 31: runledger.events.v1.Event.logged_model_finalized:type_name -> runledger.events.v1.LoggedModelFinalized
-	40, // 32: runledger.events.v1.Event.logged_model_parameters_logged:type_name -> runledger.events.v1.LoggedModelParametersLogged
-	41, // 33: runledger.events.v1.Event.logged_model_tags_set:type_name -> runledger.events.v1.LoggedModelTagsSet
-	42, // 34: runledger.events.v1.Event.logged_model_tag_deleted:type_name -> runledger.events.v1.LoggedModelTagDeleted
-	43, // 35: runledger.events.v1.Event.logged_model_deleted:type_name -> runledger.events.v1.LoggedModelDeleted
-	44, // 36: runledger.events.v1.Event.webhook_created:type_name -> runledger.events.v1.WebhookCreated
-	45, // 37: runledger.events.v1.Event.webhook_updated:type_name -> runledger.events.v1.WebhookUpdated
-	46, // 38: runledger.events.v1.Event.webhook_deleted:type_name -> runledger.events.v1.WebhookDeleted
-	47, // 39: runledger.events.v1.Event.registered_model_restored:type_name -> runledger.events.v1.RegisteredModelRestored
-	48, // 40: runledger.events.v1.Event.model_version_restored:type_name -> runledger.events.v1.ModelVersionRestored
-	3,  // 41: runledger.events.v1.RunCreated.tags:type_name -> runledger.events.v1.Tag
-	0,  // 42: runledger.events.v1.RunUpdated.status:type_name -> runledger.events.v1.RunStatus
-	4,  // 43: runledger.events.v1.RunParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 44: runledger.events.v1.RunTagsSet.tags:type_name -> runledger.events.v1.Tag
-	13, // 45: runledger.events.v1.MetricsLogged.links:type_name -> runledger.events.v1.MetricLink
-	15, // 46: runledger.events.v1.RunInputsLogged.datasets:type_name -> runledger.events.v1.DatasetInput
-	3,  // 47: runledger.events.v1.DatasetInput.tags:type_name -> runledger.events.v1.Tag
-	17, // 48: runledger.events.v1.RunOutputsLogged.models:type_name -> runledger.events.v1.ModelOutput
-	3,  // 49: runledger.events.v1.ExperimentCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 50: runledger.events.v1.ExperimentTagSet.tag:type_name -> runledger.events.v1.Tag
-	3,  // 51: runledger.events.v1.RegisteredModelCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 52: runledger.events.v1.RegisteredModelTagSet.tag:type_name -> runledger.events.v1.Tag
-	3,  // 53: runledger.events.v1.ModelVersionCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 54: runledger.events.v1.ModelVersionTagSet.tag:type_name -> runledger.events.v1.Tag
-	4,  // 55: runledger.events.v1.LoggedModelCreated.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 56: runledger.events.v1.LoggedModelCreated.tags:type_name -> runledger.events.v1.Tag
-	1,  // 57: runledger.events.v1.LoggedModelFinalized.status:type_name -> runledger.events.v1.LoggedModelStatus
-	4,  // 58: runledger.events.v1.LoggedModelParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 59: runledger.events.v1.LoggedModelTagsSet.tags:type_name -> runledger.events.v1.Tag
-	3,  // 60: runledger.events.v1.RegisteredModelRestored.tags:type_name -> runledger.events.v1.Tag
-	3,  // 61: runledger.events.v1.ModelVersionRestored.tags:type_name -> runledger.events.v1.Tag
-	62, // [62:62] is the sub-list for method output_type
-	62, // [62:62] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	13, // 7: runledger.events.v1.Event.metrics_logged:type_name -> runledger.events.v1.MetricsLogged
+	15, // 8: runledger.events.v1.Event.run_inputs_logged:type_name -> runledger.events.v1.RunInputsLogged
+	17, // 9: runledger.events.v1.Event.run_outputs_logged:type_name -> runledger.events.v1.RunOutputsLogged
+	12, // 10: runledger.events.v1.Event.run_purged:type_name -> runledger.events.v1.RunPurged
+	19, // 11: runledger.events.v1.Event.experiment_created:type_name -> runledger.events.v1.ExperimentCreated
+	20, // 12: runledger.events.v1.Event.experiment_renamed:type_name -> runledger.events.v1.ExperimentRenamed
+	21, // 13: runledger.events.v1.Event.experiment_tag_set:type_name -> runledger.events.v1.ExperimentTagSet
+	22, // 14: runledger.events.v1.Event.experiment_tag_deleted:type_name -> runledger.events.v1.ExperimentTagDeleted
+	23, // 15: runledger.events.v1.Event.experiment_deleted:type_name -> runledger.events.v1.ExperimentDeleted
+	24, // 16: runledger.events.v1.Event.experiment_restored:type_name -> runledger.events.v1.ExperimentRestored
+	25, // 17: runledger.events.v1.Event.experiment_purged:type_name -> runledger.events.v1.ExperimentPurged
+	26, // 18: runledger.events.v1.Event.registered_model_created:type_name -> runledger.events.v1.RegisteredModelCreated
+	27, // 19: runledger.events.v1.Event.registered_model_updated:type_name -> runledger.events.v1.RegisteredModelUpdated
+	28, // 20: runledger.events.v1.Event.registered_model_renamed:type_name -> runledger.events.v1.RegisteredModelRenamed
+	29, // 21: runledger.events.v1.Event.registered_model_deleted:type_name -> runledger.events.v1.RegisteredModelDeleted
+	30, // 22: runledger.events.v1.Event.registered_model_tag_set:type_name -> runledger.events.v1.RegisteredModelTagSet
+	31, // 23: runledger.events.v1.Event.registered_model_tag_deleted:type_name -> runledger.events.v1.RegisteredModelTagDeleted
+	32, // 24: runledger.events.v1.Event.model_version_created:type_name -> runledger.events.v1.ModelVersionCreated
+	33, // 25: runledger.events.v1.Event.model_version_updated:type_name -> runledger.events.v1.ModelVersionUpdated
+	34, // 26: runledger.events.v1.Event.model_version_stage_set:type_name -> runledger.events.v1.ModelVersionStageSet
+	35, // 27: runledger.events.v1.Event.model_version_deleted:type_name -> runledger.events.v1.ModelVersionDeleted
+	36, // 28: runledger.events.v1.Event.model_version_tag_set:type_name -> runledger.events.v1.ModelVersionTagSet
+	37, // 29: runledger.events.v1.Event.model_version_tag_deleted:type_name -> runledger.events.v1.ModelVersionTagDeleted
+	38, // 30: runledger.events.v1.Event.alias_set:type_name -> runledger.events.v1.AliasSet
+	39, // 31: runledger.events.v1.Event.alias_deleted:type_name -> runledger.events.v1.AliasDeleted
+	40, // 32: runledger.events.v1.Event.logged_model_created:type_name -> runledger.events.v1.LoggedModelCreated
+	41, // 33: runledger.events.v1.Event.logged_model_finalized:type_name -> runledger.events.v1.LoggedModelFinalized
+	42, // 34: runledger.events.v1.Event.logged_model_parameters_logged:type_name -> runledger.events.v1.LoggedModelParametersLogged
+	43, // 35: runledger.events.v1.Event.logged_model_tags_set:type_name -> runledger.events.v1.LoggedModelTagsSet
+	44, // 36: runledger.events.v1.Event.logged_model_tag_deleted:type_name -> runledger.events.v1.LoggedModelTagDeleted
+	45, // 37: runledger.events.v1.Event.logged_model_deleted:type_name -> runledger.events.v1.LoggedModelDeleted
+	46, // 38: runledger.events.v1.Event.logged_model_purged:type_name -> runledger.events.v1.LoggedModelPurged
+	48, // 39: runledger.events.v1.Event.artifact_uploaded:type_name -> runledger.events.v1.ArtifactUploaded
+	49, // 40: runledger.events.v1.Event.artifacts_deleted:type_name -> runledger.events.v1.ArtifactsDeleted
+	47, // 41: runledger.events.v1.Event.artifacts_purged:type_name -> runledger.events.v1.ArtifactsPurged
+	50, // 42: runledger.events.v1.Event.webhook_created:type_name -> runledger.events.v1.WebhookCreated
+	51, // 43: runledger.events.v1.Event.webhook_updated:type_name -> runledger.events.v1.WebhookUpdated
+	52, // 44: runledger.events.v1.Event.webhook_deleted:type_name -> runledger.events.v1.WebhookDeleted
+	53, // 45: runledger.events.v1.Event.registered_model_restored:type_name -> runledger.events.v1.RegisteredModelRestored
+	54, // 46: runledger.events.v1.Event.model_version_restored:type_name -> runledger.events.v1.ModelVersionRestored
+	3,  // 47: runledger.events.v1.RunCreated.tags:type_name -> runledger.events.v1.Tag
+	0,  // 48: runledger.events.v1.RunUpdated.status:type_name -> runledger.events.v1.RunStatus
+	4,  // 49: runledger.events.v1.RunParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 50: runledger.events.v1.RunTagsSet.tags:type_name -> runledger.events.v1.Tag
+	14, // 51: runledger.events.v1.MetricsLogged.links:type_name -> runledger.events.v1.MetricLink
+	16, // 52: runledger.events.v1.RunInputsLogged.datasets:type_name -> runledger.events.v1.DatasetInput
+	3,  // 53: runledger.events.v1.DatasetInput.tags:type_name -> runledger.events.v1.Tag
+	18, // 54: runledger.events.v1.RunOutputsLogged.models:type_name -> runledger.events.v1.ModelOutput
+	3,  // 55: runledger.events.v1.ExperimentCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 56: runledger.events.v1.ExperimentTagSet.tag:type_name -> runledger.events.v1.Tag
+	3,  // 57: runledger.events.v1.RegisteredModelCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 58: runledger.events.v1.RegisteredModelTagSet.tag:type_name -> runledger.events.v1.Tag
+	3,  // 59: runledger.events.v1.ModelVersionCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 60: runledger.events.v1.ModelVersionTagSet.tag:type_name -> runledger.events.v1.Tag
+	4,  // 61: runledger.events.v1.LoggedModelCreated.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 62: runledger.events.v1.LoggedModelCreated.tags:type_name -> runledger.events.v1.Tag
+	1,  // 63: runledger.events.v1.LoggedModelFinalized.status:type_name -> runledger.events.v1.LoggedModelStatus
+	4,  // 64: runledger.events.v1.LoggedModelParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 65: runledger.events.v1.LoggedModelTagsSet.tags:type_name -> runledger.events.v1.Tag
+	3,  // 66: runledger.events.v1.RegisteredModelRestored.tags:type_name -> runledger.events.v1.Tag
+	3,  // 67: runledger.events.v1.ModelVersionRestored.tags:type_name -> runledger.events.v1.Tag
+	68, // [68:68] is the sub-list for method output_type
+	68, // [68:68] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_events_proto_init() }
@@ -4220,12 +4754,14 @@ func file_events_proto_init() {
 		(*Event_MetricsLogged)(nil),
 		(*Event_RunInputsLogged)(nil),
 		(*Event_RunOutputsLogged)(nil),
+		(*Event_RunPurged)(nil),
 		(*Event_ExperimentCreated)(nil),
 		(*Event_ExperimentRenamed)(nil),
 		(*Event_ExperimentTagSet)(nil),
 		(*Event_ExperimentTagDeleted)(nil),
 		(*Event_ExperimentDeleted)(nil),
 		(*Event_ExperimentRestored)(nil),
+		(*Event_ExperimentPurged)(nil),
 		(*Event_RegisteredModelCreated)(nil),
 		(*Event_RegisteredModelUpdated)(nil),
 		(*Event_RegisteredModelRenamed)(nil),
@@ -4246,6 +4782,10 @@ func file_events_proto_init() {
 		(*Event_LoggedModelTagsSet)(nil),
 		(*Event_LoggedModelTagDeleted)(nil),
 		(*Event_LoggedModelDeleted)(nil),
+		(*Event_LoggedModelPurged)(nil),
+		(*Event_ArtifactUploaded)(nil),
+		(*Event_ArtifactsDeleted)(nil),
+		(*Event_ArtifactsPurged)(nil),
 		(*Event_WebhookCreated)(nil),
 		(*Event_WebhookUpdated)(nil),
 		(*Event_WebhookDeleted)(nil),
@@ -4253,14 +4793,18 @@ func file_events_proto_init() {
 		(*Event_ModelVersionRestored)(nil),
 	}
 	file_events_proto_msgTypes[4].OneofWrappers = []any{}
-	file_events_proto_msgTypes[43].OneofWrappers = []any{}
+	file_events_proto_msgTypes[45].OneofWrappers = []any{
+		(*ArtifactsPurged_RunId)(nil),
+		(*ArtifactsPurged_ModelId)(nil),
+	}
+	file_events_proto_msgTypes[49].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_events_proto_rawDesc), len(file_events_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   47,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -101,6 +101,26 @@ func ExperimentOfLoggedModelSubject(subject string) string {
 	return tokens[2]
 }
 
+// ArtifactSubject returns artifact.<shard>.<experiment>.<owner>: the owner is a
+// run or a logged model, in whose shard its artifacts are. Experiment and owner
+// may be Any, for a filter, and NoOwner.
+func ArtifactSubject(shard int, experimentID, owner string) string {
+	return fmt.Sprintf("artifact.%d.%s.%s", shard, experimentID, owner)
+}
+
+// NoOwner stands for an experiment or an owner of artifacts that is not known.
+const NoOwner = "-"
+
+// ExperimentOfArtifactSubject returns the experiment token of a subject of
+// artifacts, "" when subject is not one or the experiment is not known.
+func ExperimentOfArtifactSubject(subject string) string {
+	tokens := strings.Split(subject, ".")
+	if len(tokens) != 4 || tokens[0] != "artifact" || tokens[2] == NoOwner {
+		return ""
+	}
+	return tokens[2]
+}
+
 // ValidLoggedModelID reports whether id has the form of a logged model's id:
 // "m-" and 32 lower-case hexadecimal digits.
 func ValidLoggedModelID(id string) bool {
@@ -160,7 +180,7 @@ func StreamConfigs(o StreamOptions) []jetstream.StreamConfig {
 		base(StreamRegistry, "registry.*"),
 	}
 	for i := range o.Shards {
-		c := base(RunsStream(i), fmt.Sprintf("run.%d.>", i), fmt.Sprintf("model.%d.>", i))
+		c := base(RunsStream(i), fmt.Sprintf("run.%d.>", i), fmt.Sprintf("model.%d.>", i), fmt.Sprintf("artifact.%d.>", i))
 		c.Metadata[metadataShards] = strconv.Itoa(o.Shards)
 		configs = append(configs, c)
 	}

@@ -137,6 +137,7 @@ func readCorpus(tb testing.TB) []corpusCase {
 }
 
 func TestCorpus(t *testing.T) {
+	t.Attr("covers", "search-grammar")
 	cases := readCorpus(t)
 	if *update {
 		updateCorpus(t, cases)

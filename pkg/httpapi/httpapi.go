@@ -16,6 +16,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/net/netutil"
 
 	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/events"
@@ -42,8 +43,15 @@ const (
 	readHeaderTimeout = 10 * time.Second
 	bodyTimeout       = time.Minute
 	idleTimeout       = 2 * time.Minute
-	readyTimeout      = 5 * time.Second
-	maxHeaderBytes    = 64 << 10
+	// writeTimeout is within how long a client must take what is written to it,
+	// answerTimeout within how long the answer must begin.
+	writeTimeout  = 30 * time.Second
+	answerTimeout = 10 * time.Minute
+	// maxConnections bounds the clients of one process; others wait to be accepted.
+	maxConnections = 8192
+	readyTimeout   = 5 * time.Second
+	maxHeaderBytes = 64 << 10
+	readyPath      = "/readyz"
 
 	// answered is the context's key of an error that has been dealt with.
 	answered = "runledger-error-answered"
@@ -69,7 +77,9 @@ func New(c Config) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = func(err error, ec echo.Context) { writeError(c.Logger, err, ec) }
-	e.Use(middleware.RequestID())
+	e.Use(limitWrites, middleware.RequestID())
+	// What MLflow's server tells browsers of every answer.
+	e.Use(middleware.SecureWithConfig(middleware.SecureConfig{ContentTypeNosniff: "nosniff", XFrameOptions: "SAMEORIGIN"}))
 	e.Use(echoprometheus.NewMiddlewareWithConfig(echoprometheus.MiddlewareConfig{
 		Namespace: "runledger", Subsystem: "http", Registerer: c.Registry, DoNotUseRequestPathFor404: true,
 		// Each value of a label takes memory for good, so clients choose none.
@@ -79,10 +89,11 @@ func New(c Config) *echo.Echo {
 		},
 	}))
 	e.Use(middleware.RequestLoggerWithConfig(middleware.RequestLoggerConfig{
-		LogMethod: true, LogURI: true, LogStatus: true, LogLatency: true, LogRequestID: true, LogError: true, HandleError: true,
+		LogMethod: true, LogURI: true, LogRoutePath: true, LogStatus: true, LogLatency: true, LogRequestID: true, LogError: true, HandleError: true,
 		LogValuesFunc: func(ec echo.Context, v middleware.RequestLoggerValues) error {
 			level := slog.LevelDebug
-			if v.Status >= http.StatusInternalServerError {
+			// Not being ready is an answer, and asked for again and again.
+			if v.Status >= http.StatusInternalServerError && v.RoutePath != readyPath {
 				level = slog.LevelWarn
 			}
 			c.Logger.LogAttrs(ec.Request().Context(), level, "request",
@@ -101,7 +112,7 @@ func New(c Config) *echo.Echo {
 	e.GET("/version", func(ec echo.Context) error { return ec.String(http.StatusOK, MLflowVersion) })
 	e.GET("/api/3.0/mlflow/server-info", serverInfo)
 	e.GET("/ajax-api/3.0/mlflow/server-info", serverInfo)
-	e.GET("/readyz", func(ec echo.Context) error { return ready(ec, c.Checks) })
+	e.GET(readyPath, func(ec echo.Context) error { return ready(ec, c.Checks) })
 	e.GET("/metrics", echoprometheus.NewHandlerWithConfig(echoprometheus.HandlerConfig{Gatherer: c.Registry}))
 	return e
 }
@@ -119,10 +130,11 @@ func methodLabel(method string) string {
 // are under way are done, for at most drain.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, drain time.Duration) error {
 	server := &http.Server{
-		Handler: h, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		Handler: h, ReadHeaderTimeout: readHeaderTimeout, WriteTimeout: answerTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: maxHeaderBytes,
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(l) }()
+	go func() { failed <- server.Serve(netutil.LimitListener(l, maxConnections)) }()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve HTTP on %s: %w", l.Addr(), err)
@@ -157,6 +169,31 @@ func LimitTime(h echo.HandlerFunc) echo.HandlerFunc {
 		return h(ec)
 	}
 }
+
+// limitWrites keeps a client that does not take its answer from holding what
+// the request needs: an answer may take long, each write of it may not.
+func limitWrites(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(ec echo.Context) error {
+		w := ec.Response().Writer
+		ec.Response().Writer = &steadyWriter{ResponseWriter: w, controller: http.NewResponseController(w)}
+		return next(ec)
+	}
+}
+
+type steadyWriter struct {
+	http.ResponseWriter
+	controller *http.ResponseController
+}
+
+func (w *steadyWriter) Write(p []byte) (int, error) {
+	if err := w.controller.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return 0, fmt.Errorf("limit the time of a write: %w", err)
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *steadyWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // Attributes returns attributes for an event that a request causes: a fresh id
 // and the time, who asks, why, under which request id and idempotency key.

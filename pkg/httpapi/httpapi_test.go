@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -225,5 +226,74 @@ func TestClientsChooseNoMetricLabels(t *testing.T) {
 	}
 	if !strings.Contains(metrics, `method="other"`) || strings.Contains(strings.ToLower(metrics), "chosen") {
 		t.Error(metrics)
+	}
+}
+
+// pipes is a listener of connections in memory.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	c, ok := <-p
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func (p pipes) Close() error   { close(p); return nil }
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+func TestClientThatTakesNothingIsLetGoAndASlowOneIsNot(t *testing.T) {
+	const pause, writes = 25 * time.Second, 30 // longer together than an answer may take to begin
+	for name, takes := range map[string]bool{"takes nothing": false, "slow": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := httpapi.New(httpapi.Config{Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
+				wrote := make(chan error, 1)
+				e.GET("/long", func(c echo.Context) error {
+					var err error
+					for range writes {
+						if _, err = c.Response().Write(make([]byte, 64<<10)); err != nil {
+							break
+						}
+					}
+					wrote <- err
+					return err
+				})
+				ctx, stop := context.WithCancel(t.Context())
+				l := make(pipes)
+				served := make(chan error, 1)
+				go func() { served <- httpapi.Serve(ctx, l, e, time.Second) }()
+				client, server := net.Pipe()
+				l <- server
+				if _, err := io.WriteString(client, "GET /long HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
+					t.Fatal(err)
+				}
+				read := make(chan int64, 1)
+				go func() {
+					var n int64
+					for takes {
+						m, err := io.CopyN(io.Discard, client, 64<<10)
+						if n += m; err != nil {
+							break
+						}
+						time.Sleep(pause)
+					}
+					read <- n
+				}()
+				err := <-wrote
+				if takes == (err != nil) {
+					t.Errorf("the write ended with %v", err)
+				}
+				if n := <-read; takes && n < writes*64<<10 {
+					t.Errorf("%d bytes arrived", n)
+				}
+				_ = client.Close()
+				stop()
+				if err := <-served; err != nil {
+					t.Error(err)
+				}
+			})
+		})
 	}
 }

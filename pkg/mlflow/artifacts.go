@@ -74,6 +74,81 @@ func (r *PresignedDownloadURL) fields() []field {
 	}
 }
 
+// CreateMultipartUpload is the request of mlflow-artifacts/mpu/create. Path is
+// that of the file at the client.
+type CreateMultipartUpload struct {
+	Path     string
+	NumParts int64
+}
+
+func (r *CreateMultipartUpload) fields() []field {
+	return []field{
+		{name: "path", required: true, dst: &r.Path},
+		{name: "num_parts", dst: &r.NumParts},
+	}
+}
+
+// CreateMultipartUploadResponse answers mlflow-artifacts/mpu/create.
+type CreateMultipartUploadResponse struct {
+	UploadID    string                      `json:"upload_id"`
+	Credentials []MultipartUploadCredential `json:"credentials,omitempty"`
+}
+
+// MultipartUploadCredential is where a client puts a part, with no headers of
+// its own.
+type MultipartUploadCredential struct {
+	URL        string `json:"url"`
+	PartNumber int    `json:"part_number"` // from 1
+}
+
+// CompleteMultipartUpload is the request of mlflow-artifacts/mpu/complete.
+type CompleteMultipartUpload struct {
+	Path, UploadID string
+	Parts          []MultipartUploadPart
+}
+
+func (r *CompleteMultipartUpload) fields() []field {
+	return []field{
+		{name: "path", required: true, dst: &r.Path},
+		{name: "upload_id", dst: &r.UploadID},
+		{name: "parts", required: true, dst: listOf(&r.Parts)},
+	}
+}
+
+// bodyLimit is for the greatest number of parts: clients send the URL of each
+// back.
+func (r *CompleteMultipartUpload) bodyLimit() int64 { return MaxPartsBytes }
+
+// MultipartUploadPart is a part that a client has put. Its URL does not matter.
+type MultipartUploadPart struct {
+	PartNumber int64
+	ETag       string
+}
+
+func (r *MultipartUploadPart) fields() []field {
+	return []field{
+		{name: "part_number", dst: &r.PartNumber},
+		{name: "etag", dst: &r.ETag},
+	}
+}
+
+// AbortMultipartUpload is the request of mlflow-artifacts/mpu/abort.
+type AbortMultipartUpload struct{ Path, UploadID string }
+
+func (r *AbortMultipartUpload) fields() []field {
+	return []field{
+		{name: "path", required: true, dst: &r.Path},
+		{name: "upload_id", dst: &r.UploadID},
+	}
+}
+
+// PresignedDownload answers mlflow-artifacts/presigned.
+type PresignedDownload struct {
+	URL      string   `json:"url"`
+	Headers  struct{} `json:"headers"`   // that a client has to send: none
+	FileSize int64    `json:"file_size"` // bytes
+}
+
 // ValidateArtifactPath checks a path relative to the root of a run's artifacts,
 // and returns its shortest form: "" is the root itself. It refuses, with an *apierr.Error of code InvalidParameterValue, a path that
 // is absolute or a file: URI, that has a ".." in it, a '#', a backslash or a

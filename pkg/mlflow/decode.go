@@ -22,14 +22,17 @@ type message interface {
 	fields() []field
 }
 
+// Request is a pointer to one of this package's request types.
+type Request[T any] interface {
+	*T
+	message
+}
+
 // Decode reads an HTTP request into a T: from the query of a GET request that
 // has one, else from its body. T is one of this package's request types. The
 // error is an *apierr.Error of code InvalidParameterValue that names the field
 // at fault, unless reading the body failed.
-func Decode[T any, P interface {
-	*T
-	message
-}](r *http.Request) (*T, error) {
+func Decode[T any, P Request[T]](r *http.Request) (*T, error) {
 	req := P(new(T))
 	if r.Method == http.MethodGet && r.URL.RawQuery != "" {
 		return (*T)(req), DecodeQuery(r.URL.Query(), req)
@@ -173,15 +176,7 @@ func decodeObject(body []byte, fields []field) error {
 		return errNotObject
 	}
 	err := d.object(func(name []byte) error {
-		f, alias := lookup(fields, name)
-		switch {
-		case f == nil:
-			return d.SkipValue()
-		case alias:
-			return f.decodeAlias(d)
-		default:
-			return f.decode(d)
-		}
+		return d.member(fields, name)
 	})
 	if err != nil {
 		return err

@@ -109,6 +109,8 @@ func TestDecodeNotJSONWithoutRequiredFields(t *testing.T) {
 }
 
 func TestDecodeScalars(t *testing.T) {
+	t.Attr("covers", "json-numeric-strings")
+	t.Attr("covers", "json-non-finite")
 	const rest = `{"run_id":"r","key":"k","value":%v,"timestamp":%t,"step":%s}`
 	num := hint
 	for _, tt := range []struct {
@@ -157,6 +159,7 @@ func TestDecodeScalars(t *testing.T) {
 }
 
 func TestDecodeRunUUID(t *testing.T) {
+	t.Attr("covers", "json-run-uuid")
 	for body, want := range map[string]string{
 		`{"run_uuid":"a"}`:                "a",
 		`{"run_uuid":"a","run_id":"b"}`:   "b",
@@ -172,6 +175,23 @@ func TestDecodeRunUUID(t *testing.T) {
 	}
 	decodeJSON[DeleteRun](t, `{"run_uuid":""}`, missing("run_id"))
 	decodeJSON[DeleteRun](t, `{"run_id":5,"run_uuid":"a"}`, hint("5", "run_id", "int"))
+}
+
+func TestDecodeCamelCase(t *testing.T) {
+	t.Attr("covers", "json-camel-case")
+	got := decodeJSON[SearchRuns](t, `{"experimentIds":["1"],"runViewType":"ALL","max_results":5,"orderBy":["a"]}`, "")
+	if len(got.ExperimentIDs) != 1 || got.RunViewType != ViewAll || got.MaxResults != 5 || len(got.OrderBy) != 1 {
+		t.Errorf("got %+v", got)
+	}
+	const both = "Request specifies both 'run_name' and 'runName'; provide only one of them."
+	decodeJSON[UpdateRun](t, `{"run_id":"r","run_name":"a","runName":"a"}`, both)
+	decodeJSON[UpdateRun](t, `{"runName":"a","run_name":null,"run_id":"r"}`, both)
+	// What MLflow requires has one name.
+	decodeJSON[DeleteRun](t, `{"runId":"r"}`, missing("run_id"))
+	decodeJSON[DeleteRun](t, `{"runId":"r","run_id":"r"}`, "Request specifies both 'run_id' and 'runId'; provide only one of them.")
+	if got := decodeJSON[UpdateRun](t, `{"run_id":"r","RunName":"a","run_Name":"a"}`, ""); got.RunName != nil {
+		t.Errorf("other spellings are taken too: %+v", got)
+	}
 }
 
 func TestDecodeUpdateRun(t *testing.T) {
@@ -249,6 +269,7 @@ type brokenReader struct{}
 func (brokenReader) Read([]byte) (int, error) { return 0, errors.New("connection reset") }
 
 func TestDecodeBrokenBody(t *testing.T) {
+	t.Attr("covers", "json-broken-body")
 	err := DecodeBody(brokenReader{}, "application/json", 10, &CreateRun{})
 	if apierr.CodeOf(err) != apierr.BadRequest || strings.Contains(apierr.From(err).Message, "reset") {
 		t.Errorf("got %v", err)
@@ -266,6 +287,7 @@ func decodeArgs[T any, P interface {
 }
 
 func TestDecodeQuery(t *testing.T) {
+	t.Attr("covers", "json-query-arguments")
 	got := decodeArgs[SearchExperiments](t, "max_results=5&order_by=a&order_by=b+DESC&view_type=3&other=1", "")
 	want := SearchExperiments{MaxResults: 5, OrderBy: []string{"a", "b DESC"}, ViewType: ViewAll}
 	if !reflect.DeepEqual(got, want) {
@@ -318,6 +340,7 @@ func requests() []message {
 	return []message{
 		&CreateExperiment{}, &GetExperiment{}, &GetExperimentByName{}, &SearchExperiments{}, &DeleteExperiment{},
 		&RestoreExperiment{}, &UpdateExperiment{}, &SetExperimentTag{}, &DeleteExperimentTag{},
+		&CreateMultipartUpload{}, &CompleteMultipartUpload{}, &AbortMultipartUpload{},
 		&CreateRun{}, &GetRun{}, &UpdateRun{}, &DeleteRun{}, &RestoreRun{}, &LogMetric{}, &LogParam{}, &SetTag{},
 		&DeleteTag{}, &LogBatch{}, &SearchRuns{}, &GetMetricHistory{}, &ListArtifacts{},
 		&CreateRegisteredModel{}, &RenameRegisteredModel{}, &UpdateRegisteredModel{}, &DeleteRegisteredModel{},
@@ -353,6 +376,8 @@ func TestFieldsFillEveryMember(t *testing.T) {
 				b.WriteString(`[{"key":"k","value":1,"timestamp":1}]`)
 			case objects[WebhookEvent, *WebhookEvent]:
 				b.WriteString(`[{"entity":"e","action":"a"}]`)
+			case objects[MultipartUploadPart, *MultipartUploadPart]:
+				b.WriteString(`[{"part_number":1,"etag":"x"}]`)
 			case optionalObject[WebhookEvent, *WebhookEvent]:
 				b.WriteString(`{"entity":"e","action":"a"}`)
 			default:

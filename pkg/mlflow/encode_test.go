@@ -11,6 +11,8 @@ import (
 )
 
 func TestEncode(t *testing.T) {
+	t.Attr("covers", "json-absent-fields")
+	t.Attr("covers", "json-int64-as-numbers")
 	size := int64(0)
 	for _, tt := range []struct {
 		v    any
@@ -45,7 +47,7 @@ func TestEncode(t *testing.T) {
 		},
 		{
 			ModelVersionResponse{ModelVersion{Name: "m", Version: "1", CurrentStage: StageNone, Source: "s", Status: VersionReady}},
-			`{"model_version":{"name":"m","version":"1","current_stage":"None","source":"s","run_id":"","status":"READY","run_link":""}}`,
+			`{"model_version":{"name":"m","version":"1","current_stage":"None","description":"","source":"s","run_id":"","status":"READY","run_link":""}}`,
 		},
 		{
 			ListArtifactsResponse{RootURI: "r", Files: []FileInfo{{Path: "d", IsDir: true}, {Path: "f", FileSize: &size}}},
@@ -60,6 +62,7 @@ func TestEncode(t *testing.T) {
 }
 
 func TestWriteError(t *testing.T) {
+	t.Attr("covers", "error-body")
 	for _, tt := range []struct {
 		err        error
 		status     int

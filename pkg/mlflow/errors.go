@@ -20,6 +20,20 @@ func missingField(path string) *apierr.Error {
 	return invalidf("Missing value for required parameter '%s'.%s", path, seeDocs)
 }
 
+// spelledTwice says that a request has a field under its name and under the
+// lowerCamelCase form of it.
+func spelledTwice(name string) *apierr.Error {
+	return invalidf("Request specifies both '%s' and '%s'; provide only one of them.", name, camelCase(name))
+}
+
+func camelCase(name string) string {
+	words := strings.Split(name, "_")
+	for i, w := range words[1:] {
+		words[i+1] = strings.ToUpper(w[:1]) + w[1:]
+	}
+	return strings.Join(words, "")
+}
+
 func wrongType(path string, raw jsontext.Value) *apierr.Error {
 	return invalidf("Invalid value %s for parameter '%s' supplied:  Hint: Value was of type '%s'.%s",
 		pyJSON(raw), path, pyTypeName(raw), seeDocs)

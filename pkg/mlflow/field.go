@@ -1,6 +1,7 @@
 package mlflow
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -24,26 +25,63 @@ type field struct {
 	present    bool
 	hasAlias   bool
 	aliasValue string
+	spelled    spelling // all the ways in which the request does
 	err        *apierr.Error
 }
 
-// lookup finds the field called name, and whether it went by its alias.
-func lookup(fields []field, name []byte) (_ *field, alias bool) {
+// spelling is how a request spells the name of a field.
+type spelling uint8
+
+const (
+	snake spelling = 1 << iota // as it is
+	camel                      // as protobuf's JSON does by default
+	old                        // its alias
+)
+
+// lookup finds the field called name, and how name spells it.
+func lookup(fields []field, name []byte) (*field, spelling) {
 	for i := range fields {
 		f := &fields[i]
 		if string(name) == f.name {
-			return f, false
+			return f, snake
 		}
 		if f.alias != "" && string(name) == f.alias {
-			return f, true
+			return f, old
 		}
 	}
-	return nil, false
+	if !bytes.ContainsFunc(name, isUpper) {
+		return nil, 0
+	}
+	for i := range fields {
+		if f := &fields[i]; string(name) == camelCase(f.name) {
+			return f, camel
+		}
+	}
+	return nil, 0
+}
+
+func isUpper(r rune) bool { return 'A' <= r && r <= 'Z' }
+
+// member reads the value of a member of the request's object into its field.
+func (d *decoder) member(fields []field, name []byte) error {
+	f, spelled := lookup(fields, name)
+	if f == nil {
+		return d.SkipValue()
+	}
+	f.spelled |= spelled
+	switch {
+	case spelled == old:
+		return f.decodeAlias(d)
+	case spelled == camel && f.required:
+		return d.SkipValue() // MLflow looks for what it requires under one name
+	default:
+		return f.decode(d)
+	}
 }
 
 // reset makes the field absent.
 func (f *field) reset() {
-	f.present, f.hasAlias, f.aliasValue, f.err = false, false, "", nil
+	f.present, f.hasAlias, f.aliasValue, f.spelled, f.err = false, false, "", 0, nil
 	f.clear()
 }
 
@@ -90,6 +128,9 @@ func (f *field) settle() error {
 		if s, ok := f.dst.(*string); ok && f.aliasValue != "" {
 			*s, f.present = f.aliasValue, true
 		}
+	}
+	if f.spelled&(snake|camel) == snake|camel {
+		return spelledTwice(f.name)
 	}
 	if f.required && !f.present {
 		return missingField(f.path + f.name)
@@ -331,11 +372,7 @@ func (o object[T, P]) read(d *decoder, path string) error {
 		fields[i].path = path + "."
 	}
 	err := d.object(func(name []byte) error {
-		f, _ := lookup(fields, name)
-		if f == nil {
-			return d.SkipValue()
-		}
-		return f.decode(d)
+		return d.member(fields, name)
 	})
 	if err != nil {
 		return err

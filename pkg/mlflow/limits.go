@@ -5,6 +5,8 @@ package mlflow
 const (
 	// MaxBatchBytes is the size of a log-batch body, in bytes.
 	MaxBatchBytes = 1_000_000
+	// MaxPartsBytes is the size of a body that lists the parts of an upload, in bytes.
+	MaxPartsBytes = 16 << 20
 	// MaxBodyBytes is the size of any other JSON body, in bytes.
 	MaxBodyBytes = 4 << 20
 

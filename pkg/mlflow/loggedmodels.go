@@ -32,8 +32,8 @@ type LoggedModelInfo struct {
 	LastUpdatedTimestamp int64             `json:"last_updated_timestamp_ms"`
 	ArtifactURI          string            `json:"artifact_uri"`
 	Status               LoggedModelStatus `json:"status"`
-	ModelType            string            `json:"model_type,omitzero"`
-	SourceRunID          string            `json:"source_run_id,omitzero"`
+	ModelType            string            `json:"model_type"`
+	SourceRunID          string            `json:"source_run_id"`
 	Tags                 []Tag             `json:"tags,omitempty"`
 }
 

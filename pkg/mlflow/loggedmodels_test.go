@@ -50,15 +50,18 @@ func TestMetricLinks(t *testing.T) {
 	if l := single.Metric().Link; l == nil || l.ModelID != "m" {
 		t.Errorf("link %+v", l)
 	}
-	checkMessage(t, ValidateMetric(Metric{Key: "a", Link: &MetricLink{ModelID: "m", DatasetDigest: strings.Repeat("d", 37)}}),
+	checkMessage(t, ValidateMetric(Metric{Key: "a", Link: &MetricLink{ModelID: "m", DatasetName: "d", DatasetDigest: strings.Repeat("d", 37)}}),
 		"'dataset_digest' exceeds the maximum length of 36 characters")
+	checkMessage(t, ValidateMetric(Metric{Key: "a", Link: &MetricLink{ModelID: "m", DatasetName: "d"}}),
+		"Both dataset_name and dataset_digest must be provided if one is provided")
 	b, err := Encode(Metric{Key: "a", Link: &MetricLink{ModelID: "m", DatasetName: "d", RunID: "r"}})
-	if want := `{"key":"a","value":0,"timestamp":0,"step":0,"dataset_name":"d","model_id":"m","run_id":"r"}`; err != nil || string(b) != want {
+	if want := `{"key":"a","value":0.0,"timestamp":0,"step":0,"dataset_name":"d","model_id":"m","run_id":"r"}`; err != nil || string(b) != want {
 		t.Errorf("encoded %s, %v, want %s", b, err, want)
 	}
 }
 
 func TestValidateLoggedModel(t *testing.T) {
+	t.Attr("covers", "limit-logged-model-name")
 	bad := "a/b"
 	checkMessage(t, ValidateLoggedModel(&CreateLoggedModel{Name: &bad}), "Invalid model name ('a/b') provided. Model name must be a non-empty string "+
 		`and cannot contain the following characters: ('/', ':', '.', '%', '"', "'")`)

@@ -44,18 +44,32 @@ func (l MetricLink) orNil() *MetricLink {
 	return &l
 }
 
-// MarshalJSONTo writes the metric as MLflow's REST API shows it.
-func (m Metric) MarshalJSONTo(enc *jsontext.Encoder) error {
-	for _, t := range [...]jsontext.Token{
-		jsontext.BeginObject,
-		jsontext.String("key"), jsontext.String(m.Key),
-		jsontext.String("value"), float(m.Value),
-		jsontext.String("timestamp"), jsontext.Int(m.Timestamp),
-		jsontext.String("step"), jsontext.Int(m.Step),
-	} {
+// writePoint begins an object with the key, the value and the time of a point.
+func (m Metric) writePoint(enc *jsontext.Encoder) error {
+	err := writeTokens(enc, jsontext.BeginObject, jsontext.String("key"), jsontext.String(m.Key), jsontext.String("value"))
+	if err != nil {
+		return err
+	}
+	if err := writeFloat(enc, m.Value); err != nil {
+		return err
+	}
+	return writeTokens(enc,
+		jsontext.String("timestamp"), jsontext.Int(m.Timestamp), jsontext.String("step"), jsontext.Int(m.Step))
+}
+
+func writeTokens(enc *jsontext.Encoder, tokens ...jsontext.Token) error {
+	for _, t := range tokens {
 		if err := enc.WriteToken(t); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// MarshalJSONTo writes the metric as MLflow's REST API shows it.
+func (m Metric) MarshalJSONTo(enc *jsontext.Encoder) error {
+	if err := m.writePoint(enc); err != nil {
+		return err
 	}
 	if l := m.Link; l != nil {
 		for _, member := range [...][2]string{
@@ -64,10 +78,7 @@ func (m Metric) MarshalJSONTo(enc *jsontext.Encoder) error {
 			if member[1] == "" {
 				continue
 			}
-			if err := enc.WriteToken(jsontext.String(member[0])); err != nil {
-				return err
-			}
-			if err := enc.WriteToken(jsontext.String(member[1])); err != nil {
+			if err := writeTokens(enc, jsontext.String(member[0]), jsontext.String(member[1])); err != nil {
 				return err
 			}
 		}
@@ -136,20 +147,10 @@ type RunMetric struct {
 
 // MarshalJSONTo writes the point as MLflow's REST API shows it.
 func (m RunMetric) MarshalJSONTo(enc *jsontext.Encoder) error {
-	for _, t := range [...]jsontext.Token{
-		jsontext.BeginObject,
-		jsontext.String("key"), jsontext.String(m.Key),
-		jsontext.String("value"), float(m.Value),
-		jsontext.String("timestamp"), jsontext.Int(m.Timestamp),
-		jsontext.String("step"), jsontext.Int(m.Step),
-		jsontext.String("run_id"), jsontext.String(m.RunID),
-		jsontext.EndObject,
-	} {
-		if err := enc.WriteToken(t); err != nil {
-			return err
-		}
+	if err := m.writePoint(enc); err != nil {
+		return err
 	}
-	return nil
+	return writeTokens(enc, jsontext.String("run_id"), jsontext.String(m.RunID), jsontext.EndObject)
 }
 
 // AppendPython appends the point to b as Python writes a dictionary in JSON,

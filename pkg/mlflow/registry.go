@@ -28,7 +28,7 @@ type ModelVersion struct {
 	LastUpdatedTimestamp int64              `json:"last_updated_timestamp,omitzero"`
 	UserID               string             `json:"user_id,omitzero"`
 	CurrentStage         string             `json:"current_stage"`
-	Description          string             `json:"description,omitzero"`
+	Description          string             `json:"description"`
 	Source               string             `json:"source"`
 	RunID                string             `json:"run_id"`
 	Status               ModelVersionStatus `json:"status"`

@@ -25,7 +25,8 @@ const (
 // TagRunName is the tag that MLflow keeps equal to the name of a run.
 const TagRunName = "mlflow.runName"
 
-// Run is a run as MLflow's REST API shows it.
+// Run is a run as MLflow's REST API shows it. A run that was just created has
+// no Outputs.
 type Run struct {
 	Info    RunInfo     `json:"info"`
 	Data    RunData     `json:"data"`

@@ -115,6 +115,23 @@ func parseEnum[T ~string](raw jsontext.Value, names []T) (T, bool) {
 	return "", false
 }
 
+// writeFloat writes a double as Python does: 1 is 1.0, so that it stays a
+// double for clients that tell integers from doubles.
+func writeFloat(enc *jsontext.Encoder, f float64) error {
+	if math.IsNaN(f) || math.IsInf(f, 0) {
+		return enc.WriteToken(float(f))
+	}
+	b := enc.AvailableBuffer()
+	if size := math.Abs(f); size != 0 && size < 1e-4 || size >= 1e16 {
+		return enc.WriteValue(strconv.AppendFloat(b, f, 'e', -1, 64))
+	}
+	b = strconv.AppendFloat(b, f, 'f', -1, 64)
+	if f == math.Trunc(f) {
+		b = append(b, ".0"...)
+	}
+	return enc.WriteValue(b)
+}
+
 // float is the token of a double in an answer.
 func float(f float64) jsontext.Token {
 	switch {

@@ -2,6 +2,7 @@ package mlflow
 
 import (
 	"fmt"
+	"net/url"
 	"path"
 	"strconv"
 	"strings"
@@ -143,6 +144,9 @@ func checkMetric(path func() string, m Metric) *apierr.Error {
 			fmt.Sprintf("metric '%s' (value=%s). Timestamp must be a nonnegative long (64-bit integer) ", m.Key, pyFloat(m.Value)))
 	}
 	if l := m.Link; l != nil {
+		if (l.DatasetName == "") != (l.DatasetDigest == "") {
+			return invalidf("Both dataset_name and dataset_digest must be provided if one is provided")
+		}
 		if err := checkLengths(prefix(path()), lengthRule{"dataset_name", l.DatasetName, MaxDatasetNameLength},
 			lengthRule{"dataset_digest", l.DatasetDigest, MaxDatasetDigestLength}); err != nil {
 			return err
@@ -299,10 +303,22 @@ func checkPlainTag(t Tag, valueLimit int) *apierr.Error {
 
 // ValidateArtifactLocation checks the root of an experiment's artifacts.
 func ValidateArtifactLocation(uri string) error {
+	before, fragment, _ := strings.Cut(uri, "#")
+	before, query, _ := strings.Cut(before, "?")
+	if fragment != "" || strings.Contains(before[strings.LastIndexByte(before, '/')+1:], ";") {
+		return invalidf("'artifact_location' URL can't include fragments or params.")
+	}
+	if decoded, err := url.QueryUnescape(query); err != nil || strings.Contains(decoded, "..") {
+		return invalidf("Invalid query string")
+	}
 	if strings.HasPrefix(uri, "runs:") {
 		return invalidf("Artifact location cannot be a runs:/ URI. Given: '%s'", clip(uri))
 	}
-	return asError(checkLength("artifact_location", uri, MaxArtifactLocationLength))
+	if utf8.RuneCountInString(uri) > MaxArtifactLocationLength {
+		return invalidf("Invalid artifact path length. The length of the artifact path cannot be greater than %d characters.",
+			MaxArtifactLocationLength)
+	}
+	return nil
 }
 
 // ValidateSearchMaxResults checks the page size of a search for runs or for
@@ -465,16 +481,16 @@ func ValidateTagKey(key string) error { return asError(checkName("key", key)) }
 
 // ValidateInputs checks a log-inputs request.
 func ValidateInputs(r *LogInputs) error {
-	for i, in := range r.Datasets {
-		d, path := in.Dataset, "datasets["+strconv.Itoa(i)+"]."
-		if err := checkLengths(path+"dataset.",
+	for _, in := range r.Datasets {
+		d := in.Dataset
+		if err := checkLengths("",
 			lengthRule{"name", d.Name, MaxDatasetNameLength}, lengthRule{"digest", d.Digest, MaxDatasetDigestLength},
 			lengthRule{"source", d.Source, MaxDatasetSourceLength}, lengthRule{"schema", d.Schema, MaxDatasetSchemaLength},
 			lengthRule{"profile", d.Profile, MaxDatasetProfileLength}); err != nil {
 			return err
 		}
-		for j, t := range in.Tags {
-			if err := checkLengths(path+"tags["+strconv.Itoa(j)+"].",
+		for _, t := range in.Tags {
+			if err := checkLengths("",
 				lengthRule{"key", t.Key, MaxInputTagKeyLength}, lengthRule{"value", t.Value, MaxInputTagValueLength}); err != nil {
 				return err
 			}

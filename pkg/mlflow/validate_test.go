@@ -143,6 +143,7 @@ func TestValidateBatch(t *testing.T) {
 }
 
 func TestValidateNames(t *testing.T) {
+	t.Attr("covers", "limit-registry")
 	check := func(name string, err error, want string) {
 		t.Run(name, func(t *testing.T) { t.Helper(); checkMessage(t, err, want) })
 	}
@@ -157,6 +158,9 @@ func TestValidateNames(t *testing.T) {
 	check("experiment name", ValidateExperimentName(strings.Repeat("é", 500)), "")
 	check("experiment name", ValidateExperimentName(strings.Repeat("é", 501)), "'name' exceeds the maximum length of 500 characters")
 	check("location", ValidateArtifactLocation("s3://b/x"), "")
+	check("location", ValidateArtifactLocation(strings.Repeat("é", 2048)), "")
+	check("location", ValidateArtifactLocation(strings.Repeat("é", 2049)),
+		"Invalid artifact path length. The length of the artifact path cannot be greater than 2048 characters.")
 	check("location", ValidateArtifactLocation("runs:/x"), "Artifact location cannot be a runs:/ URI. Given: 'runs:/x'")
 
 	check("model", ValidateModelName("it's a model"), "")
@@ -201,6 +205,7 @@ func TestValidateMaxResults(t *testing.T) {
 }
 
 func TestValidateArtifactPath(t *testing.T) {
+	t.Attr("covers", "artifact-paths")
 	for in, want := range map[string]string{
 		"": "", ".": "", "./": "", "a/b.txt": "a/b.txt", "a//b/": "a/b", "a/.": "a", "a%20b": "a%20b", "a%252Fb": "a%252Fb",
 		"k%step%1%timestamp%123%ab.png": "k%step%1%timestamp%123%ab.png",

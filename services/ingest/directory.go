@@ -18,6 +18,8 @@ type experiment struct {
 	name             string
 	artifactLocation string
 	deleted          bool
+	deletedAt        int64 // milliseconds since the Unix epoch
+	purged           bool
 	tags             map[string]struct{}
 }
 
@@ -72,9 +74,13 @@ func (d *directory) apply(a events.Attributes, e *events.Event) {
 	case *events.Event_ExperimentTagDeleted:
 		delete(exp.tags, data.ExperimentTagDeleted.GetKey())
 	case *events.Event_ExperimentDeleted:
-		exp.deleted = true
+		exp.deleted, exp.deletedAt = true, a.Time.UnixMilli()
 	case *events.Event_ExperimentRestored:
 		exp.deleted = false
+	case *events.Event_ExperimentPurged:
+		// It stays in byID, so that the default one is not made again.
+		delete(d.byName, exp.name)
+		*exp = experiment{id: exp.id, purged: true}
 	}
 }
 
@@ -93,13 +99,21 @@ func experimentOf(e *events.Event) string {
 		return data.ExperimentDeleted.GetExperimentId()
 	case *events.Event_ExperimentRestored:
 		return data.ExperimentRestored.GetExperimentId()
+	case *events.Event_ExperimentPurged:
+		return data.ExperimentPurged.GetExperimentId()
 	}
 	return ""
 }
 
+// find returns the experiment with an id.
+func (d *directory) find(id string) (*experiment, bool) {
+	exp, ok := d.byID[id]
+	return exp, ok && !exp.purged
+}
+
 // active returns the experiment with an id that takes writes.
 func (d *directory) active(id string) (*experiment, error) {
-	exp, ok := d.byID[id]
+	exp, ok := d.find(id)
 	switch {
 	case !ok:
 		return nil, mlflow.ExperimentNotFound(id)
@@ -138,7 +152,7 @@ func creationOf(id string, req *mlflow.CreateExperiment) *events.Event {
 
 // rename decides experiments/update.
 func (d *directory) rename(id, name string) (*events.Event, error) {
-	exp, ok := d.byID[id]
+	exp, ok := d.find(id)
 	switch other := d.byName[name]; {
 	case !ok:
 		return nil, mlflow.ExperimentNotFound(id)
@@ -182,7 +196,7 @@ func (d *directory) deleteTag(id, key string) (*events.Event, error) {
 // setDeleted decides experiments/delete and experiments/restore. MLflow knows
 // no active experiment to restore, and no deleted one to delete.
 func (d *directory) setDeleted(id string, deleted bool) (*events.Event, error) {
-	exp, ok := d.byID[id]
+	exp, ok := d.find(id)
 	switch {
 	case !ok || exp.deleted == deleted:
 		return nil, mlflow.ExperimentNotFound(id)

@@ -176,7 +176,7 @@ func (s *Service) setRunsDeleted(ctx context.Context, experimentID string, a eve
 			g.Go(func() error {
 				a := a
 				a.ID = events.NewID()
-				_, err := sh.do(each, id, a, func(r *run) ([]*events.Event, error) { return r.setDeleted(deleted) }, nil)
+				_, err := sh.doAny(each, id, a, func(r *run) ([]*events.Event, error) { return r.setDeleted(deleted) }, nil)
 				return err
 			})
 		}

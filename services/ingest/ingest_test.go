@@ -42,6 +42,12 @@ func serve(t testing.TB, log *eventlog.Log, cacheBytes int) string {
 
 func start(t testing.TB, config ingest.Config) string {
 	t.Helper()
+	_, url := startService(t, config)
+	return url
+}
+
+func startService(t testing.TB, config ingest.Config) (*ingest.Service, string) {
+	t.Helper()
 	registry := prometheus.NewRegistry()
 	config.Registerer = registry
 	s, err := ingest.New(t.Context(), config)
@@ -55,7 +61,7 @@ func start(t testing.TB, config ingest.Config) string {
 		server.Close()
 		s.Close()
 	})
-	return server.URL
+	return s, server.URL
 }
 
 type object = map[string]any
@@ -338,6 +344,7 @@ func TestStaleCachesAreNotBelieved(t *testing.T) {
 // TestFullLog: what the log did not take leaves nothing behind in the service
 // either.
 func TestFullLog(t *testing.T) {
+	t.Attr("covers", "error-overload")
 	nc := natstest.Start(t)
 	open := func(maxBytes int64) *eventlog.Log {
 		log, err := eventlog.Open(t.Context(), nc, eventlog.Config{Shards: 1, MaxBytes: maxBytes})
@@ -388,6 +395,7 @@ func TestFullLog(t *testing.T) {
 }
 
 func TestTooMuchAtATime(t *testing.T) {
+	t.Attr("covers", "error-overload")
 	log := openLog(t)
 	url := start(t, ingest.Config{Log: log, InFlightBytes: 100})
 	before := length(t, log)

@@ -16,6 +16,8 @@ type model struct {
 	updatedAt  int64 // milliseconds since the Unix epoch
 	status     events.LoggedModelStatus
 	deleted    bool
+	deletedAt  int64 // milliseconds since the Unix epoch
+	purge      purge
 	parameters map[string]string
 	tags       map[string]string
 	requests   requests
@@ -40,13 +42,17 @@ func (m *model) apply(a events.Attributes, e *events.Event) {
 	case *events.Event_LoggedModelFinalized:
 		m.status, m.updatedAt = d.LoggedModelFinalized.GetStatus(), at
 	case *events.Event_LoggedModelDeleted:
-		m.deleted, m.updatedAt = true, at
+		m.deleted, m.deletedAt, m.updatedAt = true, at, at
 	case *events.Event_LoggedModelParametersLogged:
 		m.logged(d.LoggedModelParametersLogged.GetParameters())
 	case *events.Event_LoggedModelTagsSet:
 		m.tagged(d.LoggedModelTagsSet.GetTags())
 	case *events.Event_LoggedModelTagDeleted:
 		delete(m.tags, d.LoggedModelTagDeleted.GetKey())
+	case *events.Event_LoggedModelPurged:
+		m.purge = purged
+	case *events.Event_ArtifactsPurged:
+		m.purge = emptied
 	}
 }
 

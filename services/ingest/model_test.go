@@ -133,6 +133,8 @@ func (w world) run(id string, e *events.Event) {
 // services on one log: every answer is the model's, and in the end the log adds
 // up to the model. One of the services remembers one run at a time.
 func TestTwoServicesAgreeWithAModel(t *testing.T) {
+	t.Attr("covers", "param-immutability")
+	t.Attr("covers", "experiment-name-reserved")
 	log := openLog(t)
 	urls := []string{serve(t, log, 1), serve(t, log, 0)}
 	check := 0
@@ -170,8 +172,11 @@ func TestTwoServicesAgreeWithAModel(t *testing.T) {
 			return slices.ContainsFunc(ids(w.experiments), func(id string) bool { return w.experiments[id].name == name })
 		}
 		tag := func(r *modelRun, key, value string) {
+			if key == nameTag && value == "" {
+				return
+			}
 			r.tags[key] = value
-			if key == nameTag && value != "" {
+			if key == nameTag {
 				r.name = value
 			}
 		}

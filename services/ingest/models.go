@@ -54,7 +54,10 @@ func (s *models) do(ctx context.Context, id string, a events.Attributes, decide 
 		_, subject := s.log.LoggedModelSubject(m.created.GetExperimentId(), id)
 		return b.Append(subject, a, e, eventlog.Expect{Subject: subject, Seq: expect}, nil)
 	})
-	return m, pos, err
+	if err != nil {
+		return nil, pos, err // the lane may still be at work on m
+	}
+	return m, pos, nil
 }
 
 func (s *models) read(ctx context.Context, id string) (*model, error) {
@@ -81,16 +84,16 @@ func (s *models) checkLinks(ctx context.Context, metrics ...mlflow.Metric) error
 		if m.Link == nil || !add(&known, m.Link.ModelID) {
 			continue
 		}
-		var seq uint64
+		var last eventlog.Record
 		var err error
 		if id := m.Link.ModelID; events.ValidLoggedModelID(id) {
 			stream, filter := s.log.LoggedModelSubject(events.Any, id)
-			_, seq, err = s.log.LastFor(ctx, stream, filter)
+			last, err = s.log.Last(ctx, stream, filter)
 		}
 		if err != nil {
 			return err
 		}
-		if seq == 0 {
+		if last.Seq == 0 || events.Purged(last.Event) {
 			return mlflow.LoggedModelNotFound(m.Link.ModelID)
 		}
 	}
@@ -171,7 +174,7 @@ func (s *Service) onModel(c echo.Context, request any, decide func(*model) (*eve
 		return nil, eventlog.Position{}, err
 	}
 	return s.models.do(c.Request().Context(), id, a, func(m *model) (*events.Event, error) {
-		if m.created == nil {
+		if m.created == nil || m.purge != kept {
 			return nil, mlflow.LoggedModelNotFound(id)
 		}
 		return decide(m)
@@ -262,6 +265,9 @@ func (s *Service) logOutputs(c echo.Context) error {
 func (s *Service) logModel(c echo.Context) error {
 	req, err := mlflow.Decode[mlflow.LogModel](c.Request())
 	if err != nil {
+		return err
+	}
+	if _, err := mlflow.AppendModel("", req.ModelJSON); err != nil {
 		return err
 	}
 	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) { return r.logModel(req.ModelJSON) })

@@ -20,6 +20,8 @@ type run struct {
 	status     events.RunStatus
 	endTime    int64 // milliseconds since the Unix epoch, 0 for none
 	deleted    bool
+	deletedAt  int64 // milliseconds since the Unix epoch
+	purge      purge
 	parameters map[string]string
 	tags       map[string]struct{}
 	requests   requests
@@ -68,9 +70,16 @@ func (r *run) apply(a events.Attributes, e *events.Event) {
 	case *events.Event_RunTagDeleted:
 		delete(r.tags, d.RunTagDeleted.GetKey())
 	case *events.Event_RunDeleted:
-		r.deleted = true
+		r.deleted, r.deletedAt = true, a.Time.UnixMilli()
 	case *events.Event_RunRestored:
 		r.deleted = false
+	case *events.Event_RunPurged:
+		was := *r
+		*r = *newRun()
+		r.created = &events.RunCreated{RunId: was.id(), ExperimentId: was.created.GetExperimentId(), ArtifactUri: was.created.GetArtifactUri()}
+		r.purge, r.lastSeq = purged, was.lastSeq
+	case *events.Event_ArtifactsPurged:
+		r.purge = emptied
 	}
 }
 
@@ -174,10 +183,11 @@ func (r *run) batch(req *mlflow.LogBatch, single bool) ([]*events.Event, error) 
 			RunParametersLogged: &events.RunParametersLogged{RunId: r.id(), Parameters: fresh},
 		}})
 	}
-	if len(req.Tags) > 0 {
-		out = append(out, tagsSet(r.id(), req.Tags))
-		// The name of a run follows its tag; an empty tag leaves it as it is.
-		if name := lastTag(req.Tags, mlflow.TagRunName); name != "" && name != r.name {
+	// The name of a run follows its tag; an empty one leaves both as they are.
+	tags := slices.DeleteFunc(slices.Clone(req.Tags), func(t mlflow.Tag) bool { return t.Key == mlflow.TagRunName && t.Value == "" })
+	if len(tags) > 0 {
+		out = append(out, tagsSet(r.id(), tags))
+		if name := lastTag(tags, mlflow.TagRunName); name != "" && name != r.name {
 			out = append(out, &events.Event{Data: &events.Event_RunUpdated{
 				RunUpdated: &events.RunUpdated{RunId: r.id(), Name: &name},
 			}})
@@ -207,7 +217,7 @@ func (r *run) deleteTag(key string) ([]*events.Event, error) {
 // setDeleted decides runs/delete and runs/restore.
 func (r *run) setDeleted(deleted bool) ([]*events.Event, error) {
 	switch {
-	case r.deleted == deleted:
+	case r.deleted == deleted || r.purge != kept:
 		return nil, nil
 	case deleted:
 		return []*events.Event{{Data: &events.Event_RunDeleted{RunDeleted: &events.RunDeleted{RunId: r.id()}}}}, nil

@@ -58,7 +58,7 @@ func (s *Service) createRun(c echo.Context) error {
 	}
 	var made mlflow.Run
 	pos, err := s.shardOf(id).create(ctx, a, created, func(r *run) {
-		made = mlflow.Run{Info: r.info()}
+		made = mlflow.Run{Info: r.info(), Inputs: &mlflow.RunInputs{}}
 		for _, t := range r.created.GetTags() {
 			made.Data.Tags = append(made.Data.Tags, mlflow.Tag{Key: t.GetKey(), Value: t.GetValue()})
 		}

@@ -34,18 +34,22 @@ type Config struct {
 	// InFlightBytes bounds the bytes of the request bodies that are being worked
 	// on; beyond it requests are answered with 429. 0 is 256 MiB.
 	InFlightBytes int64
-	Logger        *slog.Logger          // nil is silent
-	Registerer    prometheus.Registerer // nil is none
+	// PurgeArtifacts empties the artifact store of what is purged; nil is a server
+	// without a store.
+	PurgeArtifacts PurgeArtifacts
+	Logger         *slog.Logger          // nil is silent
+	Registerer     prometheus.Registerer // nil is none
 }
 
 // Service is the ingest service.
 type Service struct {
-	log         *eventlog.Log
-	instruments *instruments
-	bodies      *bodyLimit
-	experiments *experimentLog
-	shards      []*shard
-	models      *models
+	log            *eventlog.Log
+	instruments    *instruments
+	bodies         *bodyLimit
+	experiments    *experimentLog
+	shards         []*shard
+	models         *models
+	purgeArtifacts PurgeArtifacts
 }
 
 // New starts the service. It reads all experiments, and creates the default
@@ -63,7 +67,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	m := newInstruments(c.Registerer)
 	s := &Service{
 		log: c.Log, instruments: m, bodies: &bodyLimit{max: c.InFlightBytes}, experiments: newExperimentLog(c.Log, m),
-		models: newModels(c.Log, m),
+		models: newModels(c.Log, m), purgeArtifacts: c.PurgeArtifacts,
 	}
 	for i := range c.Log.Shards() {
 		sh, err := newShard(c.Log, i, c.CacheBytes/c.Log.Shards(), m)
@@ -124,6 +128,7 @@ func (s *Service) Register(e *echo.Echo) {
 		s.handle(e, http.MethodPost, path, strings.TrimPrefix(path, "/"), h)
 	}
 	s.registerModels(e)
+	s.registerPurges(e)
 }
 
 // handle adds a route whose commands are counted as an action.

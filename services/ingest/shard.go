@@ -47,6 +47,16 @@ type decision func(r *run) ([]*events.Event, error)
 // do runs a command on an existing run. done, when not nil, sees the run as it
 // is after the command.
 func (s *shard) do(ctx context.Context, id string, a events.Attributes, decide decision, done func(*run)) (eventlog.Position, error) {
+	return s.doAny(ctx, id, a, func(r *run) ([]*events.Event, error) {
+		if r.purge != kept {
+			return nil, mlflow.RunNotFound(id)
+		}
+		return decide(r)
+	}, done)
+}
+
+// doAny is do for a run that may be purged.
+func (s *shard) doAny(ctx context.Context, id string, a events.Attributes, decide decision, done func(*run)) (eventlog.Position, error) {
 	return s.lane.Do(ctx, func(ctx context.Context, b *eventlog.Batch) error {
 		r, fresh, err := s.find(ctx, id)
 		if err != nil {
@@ -93,6 +103,9 @@ func (s *shard) create(ctx context.Context, a events.Attributes, created *events
 				return err
 			}
 			if existing != nil {
+				if existing.purge != kept {
+					return mlflow.RunNotFound(created.GetRunId())
+				}
 				if _, err := existing.requests.seen(a.IdempotencyKey); err != nil {
 					return err
 				}

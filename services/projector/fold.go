@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -44,7 +45,9 @@ type folder struct {
 	datasets     keyed[datasetID, dataset]
 	modelLinks   keyed[modelLinkID, modelLink]
 	modelMetrics keyed[modelPointID, modelPoint]
+	artifacts    keyed[string, artifact]
 	scratch      []*latest
+	purged       []*run // by this batch
 }
 
 // suspect is a point that may be one of the run's earlier ones.
@@ -118,6 +121,10 @@ func (f *folder) prepare(records []eventlog.Record) (missing, error) {
 			if err := f.prepareInfo(&m, rec, e.RunRestored.GetRunId()); err != nil {
 				return m, err
 			}
+		case *events.Event_RunPurged:
+			if err := f.preparePurge(&m, rec, e.RunPurged.GetRunId()); err != nil {
+				return m, err
+			}
 		case *events.Event_MetricsLogged:
 			r, err := f.run(rec, e.MetricsLogged.GetRunId())
 			if err != nil {
@@ -127,15 +134,23 @@ func (f *folder) prepare(records []eventlog.Record) (missing, error) {
 				r.latestKnown = true
 				m.latest = append(m.latest, r)
 			}
+		case *events.Event_ArtifactUploaded, *events.Event_ArtifactsDeleted:
+			// Their rows need no state.
 		default:
-			if id := loggedModelOf(rec.Event); id != "" {
+			kind, id := entity(rec.Event)
+			if kind == entityRun && rec.Event.GetArtifactsPurged() != nil {
+				if err := f.prepareInfo(&m, rec, id); err != nil {
+					return m, err
+				}
+				continue
+			}
+			if kind == entityLoggedModel {
 				if err := f.prepareModel(&m, rec, id); err != nil {
 					return m, err
 				}
 				continue
 			}
-			id := experimentID(rec.Event)
-			if id == "" {
+			if kind != entityExperiment {
 				continue
 			}
 			if err := f.prepareExperiment(&m, rec, id); err != nil {
@@ -158,6 +173,20 @@ func (f *folder) prepareInfo(m *missing, rec eventlog.Record, id string) error {
 	if err != nil {
 		return err
 	}
+	m.needInfo(r)
+	return nil
+}
+
+// preparePurge marks a run before its events of the batch are folded, so that
+// they make no rows: the rows of the batches before are deleted.
+func (f *folder) preparePurge(m *missing, rec eventlog.Record, id string) error {
+	r, err := f.run(rec, id)
+	if err != nil {
+		return err
+	}
+	f.state.keys -= len(r.latest)
+	clear(r.latest)
+	r.purged, r.latestKnown = true, true
 	m.needInfo(r)
 	return nil
 }
@@ -234,7 +263,8 @@ func (f *folder) fold(rec eventlog.Record) error {
 	switch e := rec.Event.GetData().(type) {
 	case *events.Event_RunCreated, *events.Event_RunUpdated, *events.Event_RunParametersLogged, *events.Event_RunTagsSet,
 		*events.Event_RunTagDeleted, *events.Event_RunDeleted, *events.Event_RunRestored, *events.Event_MetricsLogged,
-		*events.Event_RunInputsLogged, *events.Event_RunOutputsLogged:
+		*events.Event_RunInputsLogged, *events.Event_RunOutputsLogged, *events.Event_ArtifactUploaded, *events.Event_ArtifactsDeleted,
+		*events.Event_RunPurged, *events.Event_ArtifactsPurged:
 		return unprojectable(rec, "it belongs on a stream of runs")
 	case *events.Event_ExperimentCreated:
 		return f.foldExperiment(rec, func(x *experiment) {
@@ -256,6 +286,10 @@ func (f *folder) fold(rec eventlog.Record) error {
 	case *events.Event_ExperimentRestored:
 		return f.foldExperiment(rec, func(x *experiment) {
 			x.lifecycle, x.lastUpdateTime = lifecycleActive, rec.Time.UnixMilli()
+		})
+	case *events.Event_ExperimentPurged:
+		return f.foldExperiment(rec, func(x *experiment) {
+			*x = experiment{id: x.id, lifecycle: lifecyclePurged, tags: map[string]string{}, seq: x.seq, dirty: x.dirty}
 		})
 	case *events.Event_ExperimentTagSet:
 		return f.foldExperiment(rec, func(x *experiment) {
@@ -313,6 +347,21 @@ func (f *folder) foldRun(rec eventlog.Record) error {
 		return f.foldInfo(rec, e.RunRestored.GetRunId(), func(i *runInfo) {
 			i.lifecycle, i.deletedTime = lifecycleActive, 0
 		})
+	case *events.Event_RunPurged:
+		r, err := f.run(rec, e.RunPurged.GetRunId())
+		if err != nil {
+			return err
+		}
+		f.purged = append(f.purged, r)
+		// What is left is a tombstone: it keeps the table's watermark, and says
+		// where artifacts are until they are purged too.
+		return f.foldInfo(rec, e.RunPurged.GetRunId(), func(i *runInfo) {
+			*i = runInfo{status: i.status, artifactURI: i.artifactURI, lifecycle: lifecyclePurged, seq: i.seq}
+		})
+	case *events.Event_ArtifactsPurged:
+		if _, ok := e.ArtifactsPurged.GetOwner().(*events.ArtifactsPurged_RunId); ok {
+			return f.foldInfo(rec, e.ArtifactsPurged.GetRunId(), func(i *runInfo) { i.artifactURI = "" })
+		}
 	case *events.Event_RunParametersLogged:
 		r, err := f.run(rec, e.RunParametersLogged.GetRunId())
 		if err != nil {
@@ -335,6 +384,10 @@ func (f *folder) foldRun(rec eventlog.Record) error {
 		return f.foldInputs(rec, e.RunInputsLogged)
 	case *events.Event_RunOutputsLogged:
 		return f.foldOutputs(rec, e.RunOutputsLogged)
+	case *events.Event_ArtifactUploaded:
+		return f.foldUpload(rec, e.ArtifactUploaded)
+	case *events.Event_ArtifactsDeleted:
+		return f.foldDeletion(rec, e.ArtifactsDeleted)
 	}
 	if id := loggedModelOf(rec.Event); id != "" {
 		return f.foldModel(rec, id)
@@ -377,7 +430,7 @@ func (f *folder) foldTags(rec eventlog.Record, id string, tags []*events.Tag) er
 }
 
 func (f *folder) foldAttribute(rec eventlog.Record, r *run, id attributeID, value string, deleted bool) {
-	if rec.Seq <= f.done[tableAttributes] {
+	if r.purged || rec.Seq <= f.done[tableAttributes] {
 		return
 	}
 	if _, ok := f.attributes[id]; !ok {
@@ -415,6 +468,9 @@ func (f *folder) foldMetrics(rec eventlog.Record, m *events.MetricsLogged) error
 	r, err := f.run(rec, m.GetRunId())
 	if err != nil {
 		return err
+	}
+	if r.purged {
+		return nil
 	}
 	f.scratch = f.scratch[:0]
 	for _, key := range m.GetKeys() {
@@ -497,6 +553,9 @@ func (f *folder) foldAudit(rec eventlog.Record) error {
 	case entityLoggedModel:
 		exp = events.ExperimentOfLoggedModelSubject(rec.Subject)
 	}
+	if exp == "" {
+		exp = events.ExperimentOfArtifactSubject(rec.Subject)
+	}
 	f.audit.append(rec, kind, id, exp, data)
 	return nil
 }
@@ -508,9 +567,12 @@ const (
 	entityModel       = "registered_model"
 	entityVersion     = "model_version"
 	entityLoggedModel = "logged_model"
+	entityArtifact    = "artifact" // one that is nobody's
 	entityWebhook     = "webhook"
 )
 
+// experimentID returns the id of the experiment that an event is about, "" when
+// it is about none.
 func experimentID(e *events.Event) string {
 	if kind, id := entity(e); kind == entityExperiment {
 		return id
@@ -522,6 +584,23 @@ func experimentID(e *events.Event) string {
 // that its data have. A model version is "name/version".
 func entity(e *events.Event) (kind, id string) {
 	switch data := dataOf(e).(type) {
+	case interface {
+		GetRunId() string
+		GetModelId() string
+		GetPath() string
+	}: // ArtifactUploaded
+		return entityOfArtifact(data.GetRunId(), data.GetModelId(), data.GetPath())
+	case interface {
+		GetRunId() string
+		GetModelId() string
+		GetPaths() []string
+	}: // ArtifactsDeleted
+		return entityOfArtifact(data.GetRunId(), data.GetModelId(), strings.Join(data.GetPaths()[:min(1, len(data.GetPaths()))], ""))
+	case *events.ArtifactsPurged:
+		if _, ok := data.GetOwner().(*events.ArtifactsPurged_ModelId); ok {
+			return entityLoggedModel, data.GetModelId()
+		}
+		return entityRun, data.GetRunId()
 	case interface{ GetRunId() string }:
 		if v, ok := data.(interface {
 			GetName() string
@@ -571,7 +650,9 @@ func (f *folder) clear() {
 	f.datasets.reset()
 	f.modelLinks.reset()
 	f.modelMetrics.reset()
+	f.artifacts.reset()
 	clear(f.attributes)
+	f.purged = f.purged[:0]
 	f.order = f.order[:0]
 	for _, r := range f.dirtyRuns {
 		r.infoDirty = false

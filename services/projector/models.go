@@ -154,6 +154,14 @@ func (x *model) apply(rec eventlog.Record) error {
 		x.status, x.lastUpdateTime = int8(status), at
 	case *events.Event_LoggedModelDeleted:
 		x.lifecycle, x.lastUpdateTime = lifecycleDeleted, at
+	case *events.Event_LoggedModelPurged:
+		// A tombstone, like that of a run.
+		*x = model{
+			experiment: x.experiment, id: x.id, artifactURI: x.artifactURI, status: x.status, lifecycle: lifecyclePurged,
+			params: map[string]string{}, tags: map[string]string{}, seq: x.seq, dirty: x.dirty,
+		}
+	case *events.Event_ArtifactsPurged:
+		x.artifactURI = ""
 	case *events.Event_LoggedModelParametersLogged:
 		x.logged(e.LoggedModelParametersLogged.GetParameters())
 	case *events.Event_LoggedModelTagsSet:
@@ -184,7 +192,7 @@ func (f *folder) foldInputs(rec eventlog.Record, e *events.RunInputsLogged) erro
 	if err != nil {
 		return err
 	}
-	if rec.Seq > f.done[tableDatasets] {
+	if !r.purged && rec.Seq > f.done[tableDatasets] {
 		for i, d := range e.GetDatasets() {
 			f.datasets.set(datasetID{run: r.id, name: d.GetName(), digest: d.GetDigest()}, dataset{
 				place: place{rec.Seq, uint32(i)}, experiment: r.experiment, sourceType: d.GetSourceType(), source: d.GetSource(),
@@ -192,7 +200,7 @@ func (f *folder) foldInputs(rec eventlog.Record, e *events.RunInputsLogged) erro
 			})
 		}
 	}
-	if rec.Seq > f.done[tableRunModels] {
+	if !r.purged && rec.Seq > f.done[tableRunModels] {
 		for i, id := range e.GetModelIds() {
 			f.modelLinks.set(modelLinkID{run: r.id, model: id}, modelLink{place{rec.Seq, uint32(i)}, r.experiment})
 		}
@@ -206,7 +214,7 @@ func (f *folder) foldOutputs(rec eventlog.Record, e *events.RunOutputsLogged) er
 	if err != nil {
 		return err
 	}
-	if rec.Seq > f.done[tableRunModels] {
+	if !r.purged && rec.Seq > f.done[tableRunModels] {
 		for i, m := range e.GetModels() {
 			id := modelLinkID{run: r.id, output: true, model: m.GetModelId(), step: m.GetStep()}
 			f.modelLinks.set(id, modelLink{place{rec.Seq, uint32(i)}, r.experiment})

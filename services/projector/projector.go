@@ -39,7 +39,7 @@
 //     points that it has not seen, that is, beyond its watermark, to which the
 //     state is exact.
 //   - logged_models is like runs and experiments.
-//   - run_attributes, run_datasets, run_models and audit need no state. Nor does
+//   - run_attributes, run_datasets, run_models, artifacts and audit need no state. Nor does
 //     logged_model_metrics, a set of few points: what is there twice is left to
 //     the engine, and the table is read with FINAL.
 //   - metrics is a set. A point p of the event s > w is to be inserted unless it
@@ -58,11 +58,42 @@
 // its state is known without a query, so a table is read only for runs that
 // come back from an earlier session or from outside the cache.
 //
+// # What is purged
+//
+// RunPurged at p ends a run: its rows are deleted, and runs keeps a tombstone
+// with sequence p. A table holds, then, the rows of the events up to its
+// watermark but those of the runs that are purged by then. The deletes of a
+// batch come before its inserts, and the run's events in the batch make no rows.
+// What can end between is:
+//
+//   - After a delete, before the batch is in every table. The least watermark is
+//     below p, so the next session meets p again, and deletes again. A table may
+//     have lost its greatest sequence with the run's rows. Its watermark is then
+//     that of the rows of others, and that is exact for them: it had no row of
+//     theirs beyond it. For the run itself the next session may make rows from
+//     less than it once knew, and deletes them at p.
+//   - After the inserts, before the checkpoint. Any watermark that is at or
+//     beyond p says that a batch with p was being inserted, so the deletes are
+//     done.
+//
+// runs is never deleted from: an event of the run that is folded again finds the
+// run in it. Experiments and logged models leave tombstones too. Theirs are the
+// only rows that go: a point of a run stays one when the logged model that it is
+// linked to is purged, and may be in another stream.
+//
+// The engine carries a delete out when it gets to it, in the background: it is
+// kept on disk like a row, reads apply it until then, and it never reaches rows
+// that are inserted later.
+//
+// # A second writer
+//
 // A second writer, one that lost its lease without noticing (a process stopped
 // between the check and the insert), produces the same rows from the same log:
 // it can double rows for a while but cannot make wrong ones, and the engine's
-// key collapses them, keeping the first sequence. Before a new holder reads the
-// watermarks, settle ends the statements of the old one.
+// key collapses them, keeping the first sequence. Only rows of a run that was
+// purged in that very moment could come back so: readers do not find them, since
+// its tombstone hides the run. Before a new holder reads the watermarks, settle
+// ends the statements of the old one.
 //
 // RunCreated must be the first event of its run, and the only one: ingest sees
 // to it by an expected sequence of 0.

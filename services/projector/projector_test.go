@@ -2,6 +2,7 @@ package projector
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"flag"
 	"fmt"
@@ -227,6 +228,31 @@ func (w *world) ofModel(id string, e *events.Event) entry {
 	return entry{stream: stream, subject: subject, event: e}
 }
 
+// artifact returns the upload of an artifact, or the deletion of two.
+func (w *world) artifact(run, model, name, owner string, deleted bool) entry {
+	at := events.NoOwner
+	exp := events.NoOwner
+	switch owner {
+	case "":
+		run, model = "", ""
+	case "run":
+		at, exp, model = run, "7", ""
+	default:
+		at, run = model, ""
+	}
+	path := strings.Trim(at, "-") + "/artifacts/" + name
+	stream, subject := w.log.ArtifactSubject(exp, at)
+	if deleted {
+		return entry{stream, subject, &events.Event{Data: &events.Event_ArtifactsDeleted{ArtifactsDeleted: &events.ArtifactsDeleted{
+			RunId: run, ModelId: model, Paths: []string{path, path + "/other"},
+		}}}}
+	}
+	digest := sha256.Sum256([]byte(path))
+	return entry{stream, subject, &events.Event{Data: &events.Event_ArtifactUploaded{ArtifactUploaded: &events.ArtifactUploaded{
+		Path: path, RunId: run, ModelId: model, ArtifactPath: name, Size: int64(len(path)), Sha256: digest[:], ContentType: "text/plain",
+	}}}}
+}
+
 func (w *world) created(run string) entry {
 	return w.ofRun(run, events.KindMeta, &events.Event{Data: &events.Event_RunCreated{RunCreated: &events.RunCreated{
 		RunId: run, ExperimentId: "7", Name: "name of " + run, UserId: "me", StartTime: 12, ArtifactUri: "a/" + run,
@@ -254,6 +280,19 @@ func (w *world) history(t *rapid.T) []entry {
 	runs := []string{newRunID(), newRunID(), newRunID()}
 	models := []string{"m-" + newRunID(), "m-" + newRunID()}
 	createdRuns, createdModels := map[string]bool{}, map[string]bool{}
+	var out []entry
+	purged, cleaned := map[string]bool{}, map[string]bool{}
+	// purge ends a run or model, and then says once that its artifacts are gone.
+	purge := func(id string, of func(*events.Event) entry, event, artifacts *events.Event) {
+		switch {
+		case !purged[id]:
+			out = append(out, of(event))
+		case !cleaned[id]:
+			cleaned[id] = true
+			out = append(out, of(artifacts))
+		}
+		purged[id] = true
+	}
 	values := []float64{math.NaN(), 0, math.Copysign(0, -1), 1, 2, math.Inf(1), math.Inf(-1)}
 	small := func(label string) *rapid.Generator[int64] { return rapid.Int64Range(0, 3) }
 	keys := rapid.SampledFrom([]string{"loss", "acc", "ключ/☃"})
@@ -266,17 +305,20 @@ func (w *world) history(t *rapid.T) []entry {
 			}).Draw(t, "link"),
 		}
 	})
-	var out []entry
 	experiments := 0
 	n := rapid.IntRange(20, 120).Draw(t, "events")
 	for range n {
 		run := rapid.SampledFrom(runs).Draw(t, "run")
 		key, value := keys.Draw(t, "key"), rapid.StringN(0, 5, -1).Draw(t, "text")
 		meta := func(e *events.Event) { out = append(out, w.ofRun(run, events.KindMeta, e)) }
-		kind := rapid.IntRange(0, 18).Draw(t, "kind")
-		if (kind < 12 || kind > 16) && !createdRuns[run] {
+		kind := rapid.IntRange(0, 22).Draw(t, "kind")
+		ofRun := kind < 12 || kind > 16 && kind < 20
+		if ofRun && !createdRuns[run] {
 			createdRuns[run] = true
 			out = append(out, w.created(run))
+			continue
+		}
+		if ofRun && purged[run] && kind != 19 {
 			continue
 		}
 		exp := func(e *events.Event) {
@@ -302,7 +344,25 @@ func (w *world) history(t *rapid.T) []entry {
 			meta(&events.Event{Data: &events.Event_RunDeleted{RunDeleted: &events.RunDeleted{RunId: run}}})
 		case 6:
 			meta(&events.Event{Data: &events.Event_RunRestored{RunRestored: &events.RunRestored{RunId: run}}})
+		case 19:
+			purge(run, func(e *events.Event) entry { return w.ofRun(run, events.KindMeta, e) },
+				&events.Event{Data: &events.Event_RunPurged{RunPurged: &events.RunPurged{RunId: run}}},
+				&events.Event{Data: &events.Event_ArtifactsPurged{ArtifactsPurged: &events.ArtifactsPurged{Owner: &events.ArtifactsPurged_RunId{RunId: run}}}})
+		case 20:
+			id := rapid.SampledFrom(append(models, "7")).Draw(t, "purged")
+			switch {
+			case createdModels[id]:
+				purge(id, func(e *events.Event) entry { return w.ofModel(id, e) },
+					&events.Event{Data: &events.Event_LoggedModelPurged{LoggedModelPurged: &events.LoggedModelPurged{ModelId: id}}},
+					&events.Event{Data: &events.Event_ArtifactsPurged{ArtifactsPurged: &events.ArtifactsPurged{Owner: &events.ArtifactsPurged_ModelId{ModelId: id}}}})
+			case id == "7" && experiments > 0 && !purged[id]:
+				purged[id] = true
+				exp(&events.Event{Data: &events.Event_ExperimentPurged{ExperimentPurged: &events.ExperimentPurged{ExperimentId: id}}})
+			}
 		case 12:
+			if purged["7"] {
+				continue
+			}
 			if experiments++; experiments == 1 {
 				exp(&events.Event{Data: &events.Event_ExperimentCreated{ExperimentCreated: &events.ExperimentCreated{
 					ExperimentId: "7", Name: "e", ArtifactLocation: "a", Tags: []*events.Tag{{Key: "k", Value: "v"}},
@@ -313,7 +373,7 @@ func (w *world) history(t *rapid.T) []entry {
 				}}})
 			}
 		case 13:
-			if experiments > 0 {
+			if experiments > 0 && !purged["7"] {
 				exp(&events.Event{Data: &events.Event_ExperimentRenamed{ExperimentRenamed: &events.ExperimentRenamed{ExperimentId: "7", Name: value}}})
 				exp(&events.Event{Data: &events.Event_ExperimentTagDeleted{ExperimentTagDeleted: &events.ExperimentTagDeleted{ExperimentId: "7", Key: key}}})
 			}
@@ -344,6 +404,9 @@ func (w *world) history(t *rapid.T) []entry {
 				}}}))
 				continue
 			}
+			if purged[id] {
+				continue
+			}
 			out = append(out, w.ofModel(id, rapid.SampledFrom([]*events.Event{
 				{Data: &events.Event_LoggedModelFinalized{LoggedModelFinalized: &events.LoggedModelFinalized{ModelId: id, Status: events.LoggedModelStatus_LOGGED_MODEL_STATUS_READY}}},
 				{Data: &events.Event_LoggedModelParametersLogged{LoggedModelParametersLogged: &events.LoggedModelParametersLogged{ModelId: id, Parameters: []*events.Parameter{{Key: key, Value: value}}}}},
@@ -364,6 +427,8 @@ func (w *world) history(t *rapid.T) []entry {
 			meta(&events.Event{Data: &events.Event_RunOutputsLogged{RunOutputsLogged: &events.RunOutputsLogged{
 				RunId: run, Models: []*events.ModelOutput{{ModelId: models[0], Step: step}, {ModelId: models[1]}},
 			}}})
+		case 21, 22:
+			out = append(out, w.artifact(run, models[0], value, rapid.SampledFrom([]string{"", "run", "model"}).Draw(t, "owner"), kind == 22))
 		default:
 			out = append(out, w.logged(run, rapid.SliceOfN(draw, 1, 12).Draw(t, "points")...))
 		}
@@ -376,6 +441,8 @@ var errCrash = errors.New("crash")
 // Whatever the history, the boundaries of the batches and the points between
 // two inserts where the projector is lost, the tables are the fold of the log.
 func TestTablesAreTheFoldOfTheLog(t *testing.T) {
+	t.Attr("covers", "metric-set")
+	t.Attr("covers", "metric-latest")
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(t)
 		// No merge may collapse what was inserted twice.

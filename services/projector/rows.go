@@ -23,6 +23,7 @@ const (
 	tableRunModels    tableName = "run_models"
 	tableModels       tableName = "logged_models"
 	tableModelMetrics tableName = "logged_model_metrics"
+	tableArtifacts    tableName = "artifacts"
 	tableAudit        tableName = "audit"
 	tableCheckpoints  tableName = "checkpoints"
 )
@@ -36,9 +37,13 @@ func tablesOf(stream string) []tableName {
 	case stream == events.StreamRegistry:
 		return []tableName{tableAudit}
 	default:
-		return []tableName{tableRuns, tableAttributes, tableLatest, tableMetrics, tableDatasets, tableRunModels, tableModels, tableModelMetrics, tableAudit}
+		return []tableName{tableRuns, tableAttributes, tableLatest, tableMetrics, tableDatasets, tableRunModels, tableModels, tableModelMetrics, tableArtifacts, tableAudit}
 	}
 }
+
+// tablesOfRuns are the tables from which the rows of a purged run are deleted:
+// all that have any, but runs, which keeps a tombstone, and audit.
+var tablesOfRuns = []tableName{tableAttributes, tableLatest, tableMetrics, tableDatasets, tableRunModels, tableModelMetrics}
 
 func lowCardinality() *proto.ColLowCardinality[string] { return new(proto.ColStr).LowCardinality() }
 
@@ -212,6 +217,8 @@ func (f *folder) rows(t tableName) (proto.Input, int) {
 		return f.modelRows(), len(f.dirtyModels)
 	case tableModelMetrics:
 		return f.modelMetricRows(), len(f.modelMetrics.order)
+	case tableArtifacts:
+		return f.artifactRows(), len(f.artifacts.order)
 	case tableAudit:
 		return f.audit.input(), f.audit.rows
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -333,6 +334,9 @@ func (s *session) write(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := s.purge(ctx); err != nil {
+		return err
+	}
 	for _, t := range tablesOf(s.stream) {
 		rows, n := s.fold.rows(t)
 		if n == 0 {
@@ -349,6 +353,22 @@ func (s *session) write(ctx context.Context) error {
 		s.metrics.rows.WithLabelValues(string(t)).Add(float64(n))
 	}
 	return s.record(ctx, s.end())
+}
+
+// purge deletes the rows of the runs that the batch purges. See the package
+// comment for why that comes before the inserts.
+func (s *session) purge(ctx context.Context) error {
+	for runs := range slices.Chunk(s.fold.purged, purgeChunk) {
+		for _, t := range tablesOfRuns {
+			if err := s.lease.check(); err != nil {
+				return err
+			}
+			if err := s.store.purge(ctx, t, runs); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // unchanged returns an error unless the checkpoint is the session's own: the

@@ -13,6 +13,7 @@ import (
 const (
 	lifecycleActive  int8 = 1
 	lifecycleDeleted int8 = 2
+	lifecyclePurged  int8 = 3
 	kindParameter    int8 = 1
 	kindTag          int8 = 2
 	directionInput   int8 = 1
@@ -37,6 +38,8 @@ type run struct {
 	latest      map[string]*latest
 	latestKnown bool
 	latestDirty []string // keys to be written
+
+	purged bool // by an event of this batch or an earlier one: it has no rows but its tombstone
 }
 
 // runInfo is a row of runs.

@@ -31,6 +31,8 @@ const (
 	statementTimeout = time.Minute
 	// knownChunk bounds the suspects of one query.
 	knownChunk = 100_000
+	// purgeChunk bounds the runs of one deletion.
+	purgeChunk = 1000
 )
 
 // insertSettings make one INSERT of one block one part: written before the
@@ -45,8 +47,10 @@ var insertSettings = []ch.Setting{
 }
 
 // readSettings let the index on run_id serve FINAL: it is part of the sorting
-// key, so all versions of a row pass it or none.
+// key, so all versions of a row pass it or none. Rows whose deletion waits for
+// its turn count as deleted.
 var readSettings = []ch.Setting{
+	ch.SettingInt("apply_mutations_on_fly", 1),
 	ch.SettingInt("use_skip_indexes_if_final", 1),
 	ch.SettingInt("use_skip_indexes_if_final_exact_mode", 0),
 }
@@ -213,7 +217,7 @@ func (s *store) maxSeq(ctx context.Context, t tableName, from uint64) (uint64, e
 		},
 	}
 	switch t {
-	case tableRuns, tableAttributes, tableLatest, tableMetrics, tableDatasets, tableRunModels, tableModels, tableModelMetrics:
+	case tableRuns, tableAttributes, tableLatest, tableMetrics, tableDatasets, tableRunModels, tableModels, tableModelMetrics, tableArtifacts:
 		q.name, q.params["shard"] = "watermark_shard", s.shard
 	case tableAudit:
 		q.name, q.params["stream"] = "watermark_stream", s.stream
@@ -239,6 +243,32 @@ func (s *store) insert(ctx context.Context, t tableName, rows proto.Input) error
 		return fmt.Errorf("insert into %s from %s: %w", t, s.stream, err)
 	}
 	return s.failed(t, true)
+}
+
+// purge deletes the rows of runs from a table. It is on disk when this returns,
+// and counts for every read with apply_mutations_on_fly; the engine carries it
+// out when it gets to it, and does not make the projection wait for a merge. A
+// deletion whose outcome is unknown may be repeated.
+func (s *store) purge(ctx context.Context, t tableName, runs []*run) error {
+	step := "delete from " + t
+	if err := s.failed(step, false); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	ids := make([]string, len(runs))
+	for i, r := range runs {
+		ids[i] = `\'` + r.id.String() + `\'` // a parameter is itself quoted
+	}
+	err := s.client.Do(ctx, ch.Query{
+		Body:       s.sql["purge"],
+		QueryID:    s.prefix + uuid.NewString(),
+		Parameters: ch.Parameters(map[string]any{"table": string(t), "runs": "[" + strings.Join(ids, ",") + "]"}),
+	})
+	if err != nil {
+		return fmt.Errorf("delete from %s for %s: %w", t, s.stream, err)
+	}
+	return s.failed(step, true)
 }
 
 func (s *store) failed(t tableName, done bool) error {

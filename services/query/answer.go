@@ -1,32 +1,25 @@
 package query
 
 import (
-	"errors"
 	"net/http"
-	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
 )
 
-// stallTimeout bounds how long a client may take to read one piece of an
-// answer, so that a slow one does not keep a slot.
-const stallTimeout = 30 * time.Second
-
 // answer writes a JSON object with one list to a client, item by item: its
 // memory does not grow with the list. Nothing is written before the first item,
 // so that an error until then is answered as one.
 type answer struct {
 	list    string // the name of the list
-	w       *patientWriter
+	empty   bool   // an empty list is written too
 	enc     *jsontext.Encoder
 	started bool
 }
 
 func newAnswer(ec echo.Context, list string) *answer {
-	w := &patientWriter{ec: ec, control: http.NewResponseController(ec.Response())}
-	return &answer{list: list, w: w, enc: jsontext.NewEncoder(w)}
+	return &answer{list: list, enc: jsontext.NewEncoder(lateHead{ec, echo.MIMEApplicationJSON})}
 }
 
 func (a *answer) tokens(tokens ...jsontext.Token) error {
@@ -40,19 +33,28 @@ func (a *answer) tokens(tokens ...jsontext.Token) error {
 
 // item adds an item to the list.
 func (a *answer) item(v any) error {
-	if !a.started {
-		a.started = true
-		if err := a.tokens(jsontext.BeginObject, jsontext.String(a.list), jsontext.BeginArray); err != nil {
-			return err
-		}
+	if err := a.start(); err != nil {
+		return err
 	}
 	return json.MarshalEncode(a.enc, v)
 }
 
-// end completes the answer. An empty list is left out, and so is an empty token.
+func (a *answer) start() error {
+	if a.started {
+		return nil
+	}
+	a.started = true
+	return a.tokens(jsontext.BeginObject, jsontext.String(a.list), jsontext.BeginArray)
+}
+
+// end completes the answer. An empty token is left out, and so is an empty list
+// where MLflow leaves it out.
 func (a *answer) end(nextPageToken string) error {
-	if !a.started {
+	if !a.started && !a.empty {
 		return a.tokens(jsontext.BeginObject, jsontext.EndObject)
+	}
+	if err := a.start(); err != nil {
+		return err
 	}
 	if err := a.tokens(jsontext.EndArray); err != nil {
 		return err
@@ -65,20 +67,20 @@ func (a *answer) end(nextPageToken string) error {
 	return a.tokens(jsontext.EndObject)
 }
 
-// patientWriter writes the head of an answer before its first bytes, and gives
-// the client stallTimeout for each piece.
-type patientWriter struct {
-	ec      echo.Context
-	control *http.ResponseController
+// lateHead writes the head of an answer before its first bytes.
+type lateHead struct {
+	ec          echo.Context
+	contentType string
 }
 
-func (w *patientWriter) Write(p []byte) (int, error) {
+func (w lateHead) Write(p []byte) (int, error) {
+	w.begin()
+	return w.ec.Response().Write(p)
+}
+
+func (w lateHead) begin() {
 	if !w.ec.Response().Committed {
-		w.ec.Response().Header().Set(echo.HeaderContentType, echo.MIMEApplicationJSON)
+		w.ec.Response().Header().Set(echo.HeaderContentType, w.contentType)
 		w.ec.Response().WriteHeader(http.StatusOK)
 	}
-	if err := w.control.SetWriteDeadline(time.Now().Add(stallTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return 0, err
-	}
-	return w.ec.Response().Write(p)
 }

@@ -119,3 +119,54 @@ func BenchmarkHistoryInterval(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkAudit(b *testing.B) {
+	f := newFixture(b)
+	f.project()
+	const streams, each = 6, 1_700_000
+	for stream := range streams {
+		// As the projector writes them: a batch is a part, of one stream.
+		if err := f.conn.Exec(b.Context(), fmt.Sprintf(`INSERT INTO audit
+			SELECT 'RUNS_%[1]d', number + 1, toString(generateUUIDv4()), toDateTime64(1760000000 + number * 1.7, 6, 'UTC'),
+			       ['run_created', 'run_updated', 'run_tags_set', 'run_parameters_logged', 'run_deleted'][number %% 5 + 1],
+			       concat('user', toString(sipHash64(number) %% 50)), if(number %% 100 = 0, 'because of drift', ''), toString(generateUUIDv4()),
+			       'run', lower(hex(sipHash128(number %% 400000, %[1]d))), toString(number %% 20),
+			       concat('{"run_tags_set":{"run_id":"', lower(hex(sipHash128(number %% 400000, %[1]d))), '","tags":[{"key":"mlflow.note","value":"', toString(sipHash64(number, 1)), '"}]}}')
+			FROM numbers(%[2]d)
+			SETTINGS max_insert_block_size = 100000, min_insert_block_size_rows = 100000`, stream, each)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	var run string
+	if err := f.conn.QueryRow(b.Context(), "SELECT lower(hex(sipHash128(toUInt64(77), 3)))").Scan(&run); err != nil {
+		b.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, path string
+		args       []string
+	}{
+		{"countByActorAndDay", "/counts", []string{"by", "actor,day"}},
+		{"newest100", "", nil},
+		{"ofActor", "", []string{"actor", "user7"}},
+		{"ofRun", "", []string{"entity_kind", "run", "entity_id", run}},
+		{"ofHour", "", []string{"from", "2025-11-01T00:00:00Z", "to", "2025-11-01T01:00:00Z"}},
+		{"withText", "", []string{"text", "12345678"}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			for b.Loop() {
+				if w := f.do(f.request("/api/v1/audit"+c.path, c.args...)); w.Code != 200 {
+					b.Fatal(w.Body)
+				}
+			}
+		})
+	}
+	// The floor: what the count reads, read by ClickHouse alone.
+	b.Run("scanOfActorAndDay", func(b *testing.B) {
+		for b.Loop() {
+			var n uint64
+			if err := f.conn.QueryRow(b.Context(), "SELECT count() FROM audit WHERE NOT ignore(actor, day)").Scan(&n); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

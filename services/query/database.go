@@ -47,6 +47,7 @@ func openDatabase(c Config) (*database, error) {
 			"max_bytes_before_external_sort":       c.MaxMemory / 2,
 			"max_bytes_before_external_group_by":   c.MaxMemory / 2,
 			"max_threads":                          c.MaxThreads,
+			"apply_mutations_on_fly":               1, // see the projector: what is purged is gone
 			"optimize_move_to_prewhere_if_final":   1,
 			"use_skip_indexes_if_final":            1,
 			"use_skip_indexes_if_final_exact_mode": 1,

@@ -60,7 +60,8 @@ func (s *Service) getExperiment(ec echo.Context) error {
 		return notFound
 	}
 	var st statement
-	st.write("SELECT ", experimentFields, " FROM experiments FINAL WHERE experiment_id = ", st.bind("UInt64", id))
+	st.write("SELECT ", experimentFields, " FROM experiments FINAL WHERE experiment_id = ", st.bind("UInt64", id),
+		" AND ", lifecycle("lifecycle", mlflow.ViewAll))
 	return s.oneExperiment(ec, at, &st, notFound)
 }
 
@@ -75,7 +76,7 @@ func (s *Service) getExperimentByName(ec echo.Context) error {
 	}
 	var st statement
 	st.write("SELECT ", experimentFields, " FROM experiments FINAL WHERE name = ", st.bind("String", req.ExperimentName),
-		" ORDER BY lifecycle, experiment_id LIMIT 1")
+		" AND ", lifecycle("lifecycle", mlflow.ViewAll), " ORDER BY lifecycle, experiment_id LIMIT 1")
 	return s.oneExperiment(ec, at, &st, mlflow.ExperimentNameNotFound(req.ExperimentName))
 }
 

@@ -21,7 +21,7 @@ func filterError(err error) error {
 func lifecycle(expr string, view mlflow.ViewType) string {
 	switch view {
 	case mlflow.ViewAll:
-		return "1"
+		return expr + " != 'purged'"
 	case mlflow.ViewDeletedOnly:
 		return expr + " = 'deleted'"
 	default:

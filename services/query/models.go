@@ -96,7 +96,8 @@ func (s *Service) getModel(ec echo.Context) error {
 
 	var st statement
 	st.write("SELECT ", modelFields, ", m.lifecycle = 'deleted' FROM logged_models AS m FINAL WHERE m.experiment_id = ",
-		st.bind("UInt64", experiments[0]), " AND m.model_id = ", st.bind("String", id))
+		st.bind("UInt64", experiments[0]), " AND m.model_id = ", st.bind("String", id),
+		" AND ", lifecycle("m.lifecycle", mlflow.ViewAll))
 	var found []mlflow.LoggedModel
 	var deleted bool
 	err = s.db.each(ctx, &st, func(scan func(...any) error) error {

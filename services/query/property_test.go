@@ -189,6 +189,8 @@ func drawOrders(t *rapid.T) []string {
 
 // Any search of any runs finds, over any pages, what a naive evaluation finds.
 func TestSearchRunsProperty(t *testing.T) {
+	t.Attr("covers", "search-order")
+	t.Attr("covers", "search-missing")
 	f := newFixture(t)
 	f.project()
 	rapid.Check(t, func(t *rapid.T) {
@@ -252,6 +254,7 @@ func outdated(values map[string]string) map[string]string {
 // Runs that are written while a client pages neither repeat nor hide one that
 // was there at the first page.
 func TestSearchRunsPagesWhileRunsAreWritten(t *testing.T) {
+	t.Attr("covers", "search-paging")
 	f := newFixture(t)
 	f.project()
 	rapid.Check(t, func(t *rapid.T) {

@@ -35,9 +35,9 @@ type run struct {
 }
 
 const (
-	// A run is deleted also while its experiment is.
-	runLifecycle = "if(r.lifecycle = 'deleted' OR r.experiment_id IN (" +
-		"SELECT experiment_id FROM experiments FINAL WHERE lifecycle = 'deleted'), 'deleted', 'active')"
+	// A run is deleted also while its experiment is, and until it is purged itself.
+	runLifecycle = "multiIf(r.lifecycle = 'purged', 'purged', r.lifecycle = 'deleted' OR r.experiment_id IN (" +
+		"SELECT experiment_id FROM experiments FINAL WHERE lifecycle != 'active'), 'deleted', 'active')"
 	runFields = "r.run_id, r.experiment_id, r.name, r.user_id, toString(r.status), r.start_time, r.end_time, r.artifact_uri, " + runLifecycle
 )
 
@@ -89,7 +89,7 @@ func (s *Service) getRun(ec echo.Context) error {
 
 	var st statement
 	st.write("SELECT ", runFields, " FROM runs AS r FINAL WHERE r.experiment_id = ", st.bind("UInt64", experiments[0]),
-		" AND r.run_id = ", st.bind("UUID", id.String()))
+		" AND r.run_id = ", st.bind("UUID", id.String()), " AND ", lifecycle(runLifecycle, mlflow.ViewAll))
 	var found []run
 	err = s.db.each(ctx, &st, func(scan func(...any) error) error {
 		r, err := scanRun(scan)
@@ -184,6 +184,11 @@ type runSearch struct {
 }
 
 func newRunSearch(req *mlflow.SearchRuns) (runSearch, error) {
+	for _, id := range req.ExperimentIDs {
+		if err := mlflow.ValidateExperimentID(id); err != nil {
+			return runSearch{}, err
+		}
+	}
 	expr, err := filter.ParseRuns(req.Filter)
 	if err != nil {
 		return runSearch{}, filterError(err)
@@ -354,13 +359,7 @@ func (s *Service) fetch(ctx context.Context, runs []run) (full []mlflow.Run, too
 		slices.SortFunc(d.Metrics, func(a, b mlflow.Metric) int { return strings.Compare(a.Key, b.Key) })
 		slices.SortFunc(d.Params, func(a, b mlflow.Param) int { return strings.Compare(a.Key, b.Key) })
 		slices.SortFunc(d.Tags, func(a, b mlflow.Tag) int { return strings.Compare(a.Key, b.Key) })
-		full[i] = mlflow.Run{Info: runs[i].info, Data: d}
-		if len(inputs[i].DatasetInputs)+len(inputs[i].ModelInputs) > 0 {
-			full[i].Inputs = &inputs[i]
-		}
-		if len(outputs[i].ModelOutputs) > 0 {
-			full[i].Outputs = &outputs[i]
-		}
+		full[i] = mlflow.Run{Info: runs[i].info, Data: d, Inputs: &inputs[i], Outputs: &outputs[i]}
 	}
 	return full, tooManyMetrics || tooManyAttributes || tooManyDatasets || tooManyModels, nil
 }

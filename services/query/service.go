@@ -112,6 +112,10 @@ func (s *Service) Register(e *echo.Echo) {
 	httpapi.MLflow(e, http.MethodGet, "/logged-models/:model_id", s.getModel)
 	httpapi.MLflow(e, http.MethodPost, "/logged-models/search", s.searchModels)
 	httpapi.MLflow(e, http.MethodPost, "/experiments/search-datasets", s.searchDatasets)
+	e.GET("/api/v1/audit", s.audit)
+	e.GET("/api/v1/audit/counts", s.countAudit)
+	e.GET("/api/v1/artifacts", s.listArtifacts)
+	e.GET("/api/v1/gc/candidates", s.candidates)
 }
 
 // Ready reports whether both the log and ClickHouse answer.

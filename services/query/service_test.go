@@ -164,6 +164,7 @@ func TestBudgets(t *testing.T) {
 }
 
 func TestTooManyReads(t *testing.T) {
+	t.Attr("covers", "error-overload")
 	f := newFixture(t, func(c *query.Config) { c.MaxRequests, c.SlotWait = 1, 10*time.Millisecond })
 	f.project()
 	run := newRunID()

@@ -77,13 +77,3 @@ func pageLimit(c echo.Context, otherwise, most int) (int, error) {
 	}
 	return limit, nil
 }
-
-// tree answers with the head of the ledger's tree.
-func (s *Service) tree(c echo.Context) error {
-	s.read(c)
-	head, err := s.ledger.Head()
-	if err != nil {
-		return err
-	}
-	return mlflow.WriteJSON(c.Response(), head)
-}

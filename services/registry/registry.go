@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -27,6 +28,7 @@ import (
 	"github.com/runledger/runledger/services/registry/catalog"
 	"github.com/runledger/runledger/services/registry/ledger"
 	"github.com/runledger/runledger/services/registry/past"
+	"github.com/runledger/runledger/services/registry/treehead"
 	"github.com/runledger/runledger/services/registry/webhooks"
 )
 
@@ -50,7 +52,12 @@ type Config struct {
 	Dir        string // of the ledger
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
-	Webhooks   webhooks.Options
+	// Heads signs tree heads at the start, when asked, and every HeadEvery if there
+	// are new entries. nil: none are signed; 0: only at the start and when asked.
+	Heads     *treehead.Keeper
+	HeadEvery time.Duration
+	FS        vfs.FS // of the ledger; nil is the disk
+	Webhooks  webhooks.Options
 }
 
 // Service is the model registry. Close ends it.
@@ -60,7 +67,10 @@ type Service struct {
 	logger  *slog.Logger
 	metrics *metrics
 	lane    *eventlog.Lane
+	tags    []*eventlog.Lane // of logged models, by shard
 	decider decider
+	heads   *treehead.Keeper      // nil: none are signed
+	forked  atomic.Pointer[error] // what was signed is not in the ledger
 
 	webhooks *webhooks.Dispatcher
 	past     *past.Past
@@ -80,7 +90,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	l, err := ledger.Open(c.Dir, ledger.Options{Logger: c.Logger})
+	l, err := ledger.Open(c.Dir, ledger.Options{Logger: c.Logger, FS: c.FS})
 	if err != nil {
 		return nil, err
 	}
@@ -97,13 +107,19 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
 		log: c.Log, ledger: l, logger: c.Logger, metrics: newMetrics(c.Registerer, l), webhooks: dispatcher,
-		past: past.New(c.Log, l), target: target, stop: stop,
+		past: past.New(c.Log, l), target: target, stop: stop, heads: c.Heads,
 	}
 	s.alive, s.die = context.WithCancel(ctx)
 	s.decider = decider{Service: s}
 	s.lane = c.Log.NewLane(eventlog.LaneConfig{Stream: events.StreamRegistry, Queue: commandQueue, Reset: s.decider.reset})
+	for _, stream := range c.Log.RunStreams() {
+		s.tags = append(s.tags, c.Log.NewLane(eventlog.LaneConfig{Stream: stream, Queue: commandQueue, Single: true}))
+	}
 	s.followed.Go(func() { s.follow(ctx) })
 	s.followed.Go(func() { s.webhooks.Run(s.alive) })
+	if c.Heads != nil {
+		s.followed.Go(func() { s.signOften(ctx, c.HeadEvery) })
+	}
 	return s, nil
 }
 
@@ -146,6 +162,9 @@ func check(ctx context.Context, log *eventlog.Log, l *ledger.Ledger) (uint64, er
 // ledger. Requests must have ended before.
 func (s *Service) Close() error {
 	s.lane.Close()
+	for _, lane := range s.tags {
+		lane.Close()
+	}
 	s.stop()
 	s.followed.Wait()
 	return s.ledger.Close()
@@ -156,6 +175,9 @@ func (s *Service) Close() error {
 func (s *Service) Ready(ctx context.Context) error {
 	if err := s.usable(); err != nil {
 		return err
+	}
+	if forked := s.forked.Load(); forked != nil {
+		return *forked
 	}
 	last, err := s.log.LastSeq(ctx, events.StreamRegistry)
 	if err != nil {
@@ -212,7 +234,7 @@ func (s *Service) Register(e *echo.Echo) {
 	e.GET("/api/v1/models/:name/history", s.history)
 	e.POST("/api/v1/models/:name/rollback", s.rollbackModel, httpapi.LimitTime)
 	e.POST("/api/v1/registry/rollback", s.rollbackAll, httpapi.LimitTime)
-	e.GET("/api/v1/registry/tree", s.tree)
+	s.registerProofs(e)
 	e.GET("/api/v1/webhooks/:id/deliveries", s.webhookAttempts)
 }
 

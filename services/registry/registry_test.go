@@ -51,17 +51,22 @@ type server struct {
 
 func start(t testing.TB, log *eventlog.Log, dir string) *server {
 	t.Helper()
-	service, err := registry.New(t.Context(), registry.Config{
-		Log: log, Dir: dir, Registerer: prometheus.NewRegistry(), Webhooks: webhooks.Options{
-			KeyFile: filepath.Join(filepath.Dir(dir), "webhook.key"), Schemes: []string{"http"}, AllowPrivate: true, FirstWait: 10 * time.Millisecond,
-		},
-	})
+	return startWith(t, registry.Config{Log: log, Dir: dir})
+}
+
+func startWith(t testing.TB, c registry.Config) *server {
+	t.Helper()
+	c.Registerer = prometheus.NewRegistry()
+	c.Webhooks = webhooks.Options{
+		KeyFile: filepath.Join(filepath.Dir(c.Dir), "webhook.key"), Schemes: []string{"http"}, AllowPrivate: true, FirstWait: 10 * time.Millisecond,
+	}
+	service, err := registry.New(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	e := httpapi.New(httpapi.Config{Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
 	service.Register(e)
-	return &server{t: t, service: service, dir: dir, echo: e}
+	return &server{t: t, service: service, dir: c.Dir, echo: e}
 }
 
 func (s *server) close() {

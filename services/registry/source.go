@@ -77,15 +77,9 @@ func (s *Service) owners(ctx context.Context, req *mlflow.CreateModelVersion) (o
 	if req.RunID == nil || *req.RunID == "" || !u.local() && !isArtifactProxy(req.Source) || mlflow.ValidateRunID(*req.RunID) != nil {
 		return o, nil
 	}
-	stream, subject := s.log.RunSubject(events.Any, *req.RunID, events.KindMeta)
-	for rec, err := range s.log.Read(ctx, stream, subject, 1, 0) {
-		if err != nil {
-			return o, fmt.Errorf("look run %s up: %w", *req.RunID, err)
-		}
-		o.root = rec.GetRunCreated().GetArtifactUri()
-		break
-	}
-	return o, nil
+	run, err := s.log.Run(ctx, *req.RunID)
+	o.root = run.GetArtifactUri()
+	return o, err
 }
 
 // resolveSource checks where a new version is to come from: not from outside the
@@ -135,6 +129,9 @@ func resolveSource(st *catalog.State, req *mlflow.CreateModelVersion, from owner
 		}
 	case isArtifactProxy(req.Source) && !within(req.Source, root):
 		return o, notContained(req.Source, owner)
+	}
+	if o.modelID != "" && from.model == nil {
+		return o, mlflow.LoggedModelNotFound(o.modelID)
 	}
 	return o, nil
 }

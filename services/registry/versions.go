@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"log/slog"
 	"strconv"
 	"strings"
 
@@ -23,7 +24,7 @@ func (s *Service) createVersion(c echo.Context) error {
 		return err
 	}
 	user := httpapi.Actor(c)
-	return s.changeVersion(c, req.Name, command{
+	out, err := s.do(c, command{
 		action: "model_version_created", model: req.Name,
 		decide: func(st *catalog.State) (*events.Event, error) {
 			origin, err := resolveSource(st, req, from)
@@ -48,6 +49,20 @@ func (s *Service) createVersion(c echo.Context) error {
 			}}}, nil
 		},
 	})
+	if err != nil {
+		return err
+	}
+	m, v, err := findVersion(out.state, req.Name, strconv.FormatUint(out.version, 10))
+	if err != nil {
+		return err
+	}
+	if v.ModelID != "" && !isPromptRequest(req.Tags) {
+		// The version is there, whatever becomes of the tag.
+		if err := s.listVersion(c.Request().Context(), user, v.ModelID, req.Name, v.Number); err != nil {
+			s.logger.Warn("registry: version is not listed on its logged model", slog.Any("error", err))
+		}
+	}
+	return answerVersion(c, m, v)
 }
 
 func (s *Service) getVersion(c echo.Context) error {

@@ -203,6 +203,25 @@ func TestOrphanedConsumersGo(t *testing.T) {
 	})
 }
 
+// A webhook whose consumer is made late, or again, misses nothing: it begins
+// behind the event that made the webhook.
+func TestALateConsumerMissesNothing(t *testing.T) {
+	r := newReceiver(t, always(http.StatusOK))
+	log := openLog(t, natstest.Start(t))
+	s := start(t, log, t.TempDir())
+	t.Cleanup(s.close)
+	id := s.hook(r.URL+"/late", "", "registered_model.created")
+	s.create("first")
+	eventually(t, "the first delivery", func() bool { return len(r.on("/late")) == 1 })
+	if err := log.JetStream().DeleteConsumer(t.Context(), events.StreamRegistry, "webhook-"+id); err != nil {
+		t.Fatal(err)
+	}
+	s.create("second")
+	eventually(t, "the second delivery", func() bool {
+		return slices.ContainsFunc(r.on("/late"), func(d delivery) bool { return d.Data["name"] == "second" })
+	})
+}
+
 // What a prompt was told of is a prompt's event, also when the prompt has
 // another name or is gone by the time it is delivered.
 func TestAPromptIsOneAsOfTheEvent(t *testing.T) {

@@ -18,6 +18,8 @@ from mlflow import MlflowClient
 
 from support import Api, Runledger, unique
 
+pytest_plugins = ["conformance"]
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -26,7 +28,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         mlflow.set_tracking_uri(uri)
         yield uri.rstrip("/")
         return
-    own = Runledger(tmp_path_factory.mktemp("server") / "data")
+    # No webhook of these tests has an address that resolves.
+    own = Runledger(tmp_path_factory.mktemp("server") / "data", ("--webhook-allow-private",))
     own.start()
     mlflow.set_tracking_uri(own.uri)
     yield own.uri

@@ -18,6 +18,7 @@ import requests
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 60
 STOP_SECONDS = 60
+OLD_CLIENT = mlflow.__version__.startswith("2.")
 SEE_DOCS = " See the API docs for more information about request parameters."
 
 
@@ -32,8 +33,7 @@ def program() -> str:
 
 def client_3(what: str) -> pytest.MarkDecorator:
     """Skips a test of `what` with clients of mlflow 2, which do not have it."""
-    old = mlflow.__version__.startswith("2.")
-    return pytest.mark.skipif(old, reason=f"mlflow {mlflow.__version__} has no {what}")
+    return pytest.mark.skipif(OLD_CLIENT, reason=f"mlflow {mlflow.__version__} has no {what}")
 
 
 def linked(client: mlflow.MlflowClient, run: str) -> Any:

@@ -1,9 +1,11 @@
+import hashlib
 import json
 from pathlib import Path
 
 import mlflow
 import pytest
 import requests
+from conformance import covers
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -40,6 +42,7 @@ def tree(client: MlflowClient, run: str, path: str | None = None) -> dict[str, i
     return files
 
 
+@covers("artifact-roundtrip")
 def test_text_and_dict(client: MlflowClient, run: str) -> None:
     client.log_text(run, "grüezi\n", "notes/hello.txt")
     client.log_dict(run, {"a": [1, 2, {"b": None}]}, "config.json")
@@ -47,6 +50,7 @@ def test_text_and_dict(client: MlflowClient, run: str) -> None:
     assert mlflow.artifacts.load_dict(f"runs:/{run}/config.json") == {"a": [1, 2, {"b": None}]}
 
 
+@covers("artifact-roundtrip")
 def test_file_is_replaced(client: MlflowClient, run: str) -> None:
     for text in ("first and longer", "second"):
         client.log_text(run, text, "a.txt")
@@ -81,6 +85,7 @@ def test_everything_of_a_run(client: MlflowClient, run: str, tmp_path: Path) -> 
     assert (down / "d" / "y.txt").read_text() == "2"
 
 
+@covers("artifact-roundtrip")
 @pytest.mark.parametrize("name", NAMES)
 def test_difficult_names(client: MlflowClient, run: str, tmp_path: Path, name: str) -> None:
     client.log_text(run, name, name)
@@ -114,6 +119,7 @@ def test_runs_do_not_share_artifacts(client: MlflowClient, experiment: str) -> N
     assert tree(client, second) == {}
 
 
+@covers("artifact-list")
 def test_tracking_servers_own_list(
     client: MlflowClient, api: Api, experiment: str, run: str
 ) -> None:
@@ -133,6 +139,7 @@ def url(api: Api, path: str) -> str:
     return f"{api.uri}/api/2.0/mlflow-artifacts/artifacts/{path}"
 
 
+@covers("artifact-headers")
 def test_download_headers(api: Api, client: MlflowClient, experiment: str, run: str) -> None:
     client.log_text(run, "<b>", "page.html")
     answer = requests.get(url(api, f"{experiment}/{run}/artifacts/page.html"), timeout=10)
@@ -149,6 +156,7 @@ def test_missing_file_is_not_found(api: Api, experiment: str, run: str) -> None:
     assert answer.json()["message"] == f"No such artifact: '{path}'"
 
 
+@covers("artifact-paths")
 @pytest.mark.parametrize(("method", "path"), OUTSIDE)
 def test_paths_out_of_the_store_are_refused(api: Api, method: str, path: str) -> None:
     answer = requests.request(method, url(api, path), data=b"x", timeout=10)
@@ -167,9 +175,41 @@ def test_file_under_a_file_is_the_clients_mistake(api: Api, experiment: str, run
     assert requests.get(f"{root}/a/b.txt", timeout=10).content == b"1"
 
 
+@covers("artifact-roundtrip")
 def test_delete(client: MlflowClient, api: Api, experiment: str, run: str) -> None:
     client.log_text(run, "1", "a.txt")
     for _ in range(2):
         answer = requests.delete(url(api, f"{experiment}/{run}/artifacts/a.txt"), timeout=10)
         assert answer.status_code == 200, answer.text
     assert client.list_artifacts(run) == []
+
+
+@pytest.mark.runledger
+def test_uploads_are_on_record(api: Api, client: MlflowClient, run: str) -> None:
+    client.log_text(run, "grüezi\n", "notes/hello.txt")
+    client.log_text(run, "other", "a.txt")
+    client.log_text(run, "last", "a.txt")
+
+    def recorded() -> dict[str, tuple[int, str]]:
+        found = requests.get(f"{api.uri}/api/v1/artifacts", {"run_id": run}, timeout=60).json()[
+            "artifacts"
+        ]
+        return {a["path"]: (a["size"], a["sha256"]) for a in found}
+
+    def of(text: str) -> tuple[int, str]:
+        data = text.encode()
+        return len(data), hashlib.sha256(data).hexdigest()
+
+    assert recorded() == {"notes/hello.txt": of("grüezi\n"), "a.txt": of("last")}
+    root = client.get_run(run).info.artifact_uri.removeprefix("mlflow-artifacts:/")
+    requests.delete(f"{api.uri}/api/2.0/mlflow-artifacts/artifacts/{root}/notes", timeout=60)
+    assert recorded() == {"a.txt": of("last")}
+    trail = requests.get(
+        f"{api.uri}/api/v1/audit", {"entity_id": run, "order": "oldest"}, timeout=60
+    ).json()["entries"]
+    assert [e["type"] for e in trail if "artifact" in e["type"]] == [
+        "runledger.artifact_uploaded",
+        "runledger.artifact_uploaded",
+        "runledger.artifact_uploaded",
+        "runledger.artifacts_deleted",
+    ]

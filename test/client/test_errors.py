@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import requests
+from conformance import covers
 from mlflow import MlflowClient
 
 from support import SEE_DOCS, Api, unique
@@ -449,6 +450,31 @@ EVERY = [
 ]  # fmt: skip
 
 
+@covers(
+    "error-body",
+    "error-words",
+    "error-missing-field",
+    "error-wrong-type",
+    "error-no-trace",
+    "limit-batch-size",
+    "limit-keys",
+    "limit-names",
+    "limit-experiment",
+    "limit-registry",
+    "limit-timestamps",
+    "limit-max-results",
+    "param-immutability",
+    "param-duplicate-keys",
+    "tag-last-write",
+    "run-name-tag",
+    "run-deleted",
+    "experiment-lifecycle",
+    "search-grammar",
+    "search-paging",
+    "stages",
+    "aliases",
+    "version-source",
+)
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code", "message"),
     [pytest.param(*case, id=f"{case[1]}: {case[5][:60]}") for case in EVERY],
@@ -467,6 +493,7 @@ def test_refused_as_mlflow_refuses(
     check(world, answer, before, status, code, message)
 
 
+@covers("json-content-type")
 @pytest.mark.parametrize("path", [LOG_METRIC, LOG_BATCH, CREATE_RUN, "experiments/create"])
 @pytest.mark.parametrize(
     ("content_type", "message"),
@@ -497,6 +524,7 @@ def test_content_type_may_name_its_charset(world: World) -> None:
 BROKEN = [b"{not json", b"", b"null", b'{"run_id": "\xff"}']
 
 
+@covers("json-broken-body")
 @pytest.mark.parametrize("raw", BROKEN)
 @pytest.mark.parametrize(
     ("path", "field"),
@@ -513,6 +541,7 @@ def test_broken_json_is_an_empty_request(world: World, path: str, field: str, ra
     check(world, world.api.call(P, path, raw=raw), before, 400, BAD, required(field))
 
 
+@covers("json-broken-body", "error-no-5xx")
 @ours
 @pytest.mark.parametrize("raw", [*BROKEN, b"[1]", b'"abc"', b"5", b"true", b"[" * 100_000])
 @pytest.mark.parametrize(
@@ -523,6 +552,7 @@ def test_body_that_is_no_request(world: World, path: str, raw: bytes) -> None:
     check(world, world.api.call(P, path, raw=raw), before, 400, BAD, "*")
 
 
+@covers("error-no-5xx", "json-numeric-strings", "stages")
 @ours
 @pytest.mark.parametrize(
     ("path", "body", "field"),
@@ -555,6 +585,7 @@ def test_where_mlflow_fails_the_field_is_named(
     assert field in answer.json()["message"]
 
 
+@covers("limit-batch-size")
 @ours
 def test_batch_over_the_size_limit(world: World) -> None:
     before = world.snapshot()
@@ -573,6 +604,7 @@ def test_enormous_body_is_refused(world: World) -> None:
     assert world.snapshot() == before
 
 
+@covers("experiment-lifecycle")
 @ours
 def test_renaming_a_deleted_experiment(world: World) -> None:
     before = world.snapshot()
@@ -583,6 +615,7 @@ def test_renaming_a_deleted_experiment(world: World) -> None:
     assert world.snapshot() == before
 
 
+@covers("error-endpoint-not-found")
 @ours
 @pytest.mark.parametrize("path", ["mlflow/nope", "nope"])
 def test_unknown_endpoint(api: Api, path: str) -> None:

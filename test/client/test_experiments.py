@@ -1,5 +1,6 @@
 import mlflow
 import pytest
+from conformance import covers
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
@@ -7,6 +8,7 @@ from mlflow.exceptions import MlflowException
 from support import client_3, unique
 
 
+@covers("experiment-default")
 def test_create_and_get(client: MlflowClient) -> None:
     name = unique("experiment")
     created = client.create_experiment(name, tags={"team": "vision"})
@@ -29,6 +31,7 @@ def test_given_artifact_location_is_kept(client: MlflowClient) -> None:
     assert client.get_experiment(created).artifact_location == location
 
 
+@covers("experiment-default")
 def test_default_experiment_is_there(client: MlflowClient) -> None:
     default = client.get_experiment_by_name("Default")
     assert default is not None
@@ -39,6 +42,7 @@ def test_missing_name_is_none(client: MlflowClient) -> None:
     assert client.get_experiment_by_name(unique("nobody")) is None
 
 
+@covers("experiment-name-reserved")
 def test_name_is_unique_also_among_deleted(client: MlflowClient) -> None:
     name = unique("experiment")
     created = client.create_experiment(name)
@@ -58,6 +62,7 @@ def test_set_experiment_creates_then_finds() -> None:
     assert mlflow.set_experiment(name).experiment_id == first.experiment_id
 
 
+@covers("experiment-cascade", "experiment-lifecycle")
 def test_delete_and_restore_take_the_runs_along(client: MlflowClient, experiment: str) -> None:
     run = client.create_run(experiment).info.run_id
     client.delete_experiment(experiment)
@@ -96,6 +101,7 @@ def test_tag_is_deleted(client: MlflowClient, experiment: str) -> None:
     assert client.get_experiment(experiment).tags == {"team": "speech"}
 
 
+@covers("search-experiments", "search-paging", "search-view-type")
 def test_search_orders_and_pages(client: MlflowClient) -> None:
     prefix = unique("search")
     ids = [client.create_experiment(f"{prefix}-{i}") for i in range(5)]

@@ -6,7 +6,9 @@ import mlflow
 import mlflow.data
 import pandas as pd
 import pytest
+from conformance import covers
 from mlflow import MlflowClient, entities
+from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.exceptions import MlflowException
@@ -33,11 +35,13 @@ def test_log_input(client: MlflowClient, experiment: str) -> None:
     assert '"num_rows": 2' in logged.dataset.profile
     assert {t.key: t.value for t in logged.tags} == {"mlflow.data.context": "training", "k": "v"}
     source = mlflow.data.get_source(logged)
-    assert source.to_dict()["url"] == "https://example.com/d.csv"
+    assert isinstance(source, HTTPDatasetSource)
+    assert source.url == "https://example.com/d.csv"
     found: Any = client.search_runs([experiment], "datasets.name = 'd'")[0]
     assert found.inputs.dataset_inputs[0].dataset.digest == data.digest
 
 
+@covers("inputs-once")
 def test_inputs_keep_their_order_and_their_first_form(client: MlflowClient, run: str) -> None:
     client.log_inputs(run, [dataset("b", context="first"), dataset("a"), dataset("b")])
     client.log_inputs(run, [dataset("a", "2"), dataset("b", context="second")])
@@ -50,6 +54,7 @@ def test_inputs_keep_their_order_and_their_first_form(client: MlflowClient, run:
     assert [t.value for t in inputs[0].tags] == ["first"]
 
 
+@covers("inputs-once")
 @client_3("logged models")
 def test_models_in_and_out(client: MlflowClient, experiment: str, run: str) -> None:
     read, wrote = (client.create_logged_model(experiment).model_id for _ in range(2))
@@ -61,6 +66,7 @@ def test_models_in_and_out(client: MlflowClient, experiment: str, run: str) -> N
     assert [(m.model_id, m.step) for m in shown.outputs.model_outputs] == [(wrote, 5)]
 
 
+@covers("search-datasets")
 def test_search_by_dataset(client: MlflowClient, experiment: str) -> None:
     runs = [client.create_run(experiment).info.run_id for _ in range(3)]
     client.log_inputs(runs[0], [dataset("train", "1", "training"), dataset("test", "2", "eval")])
@@ -79,6 +85,7 @@ def test_search_by_dataset(client: MlflowClient, experiment: str) -> None:
     assert found("datasets.name = 'x'") == set()
 
 
+@covers("search-datasets")
 @pytest.mark.runledger
 def test_search_datasets(api: Api, client: MlflowClient, experiment: str) -> None:
     for _ in range(2):
@@ -95,6 +102,7 @@ def test_search_datasets(api: Api, client: MlflowClient, experiment: str) -> Non
         assert (answer.status_code, message in answer.json()["message"]) == (400, True)
 
 
+@covers("limit-inputs")
 @pytest.mark.parametrize(
     ("body", "message"),
     [

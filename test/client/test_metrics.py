@@ -1,6 +1,7 @@
 import math
 
 import pytest
+from conformance import covers
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
@@ -17,6 +18,7 @@ def log(client: MlflowClient, run: str, key: str, *points: Point) -> None:
     client.log_batch(run, metrics=[Metric(key, v, ts, step) for ts, step, v in points])
 
 
+@covers("history-order")
 def test_history_is_ordered_by_time_step_value(client: MlflowClient, run: str) -> None:
     points = [(30, 0, 1.0), (10, 5, 2.0), (20, -7, 3.0), (10, 5, 1.0), (10, 4, 9.0), (10, 5, -4.5)]
     log(client, run, "m", *points)
@@ -29,6 +31,7 @@ def test_one_step_may_have_many_values(client: MlflowClient, run: str) -> None:
     assert history(client, run, "m") == points
 
 
+@covers("limit-timestamps")
 def test_negative_and_large_steps(client: MlflowClient, run: str) -> None:
     points = [(1, -(2**40), 1.0), (2, -1, 2.0), (3, 2**40, 3.0)]
     log(client, run, "m", *points)
@@ -36,6 +39,7 @@ def test_negative_and_large_steps(client: MlflowClient, run: str) -> None:
     assert client.get_run(run).data.metrics == {"m": 3.0}
 
 
+@covers("metric-set")
 def test_repeated_point_is_one_point(client: MlflowClient, run: str) -> None:
     points = [(1, 0, 0.5), (2, 1, 0.25)]
     for _ in range(3):
@@ -51,6 +55,7 @@ def test_values_come_back_bit_for_bit(client: MlflowClient, run: str) -> None:
     assert [p[2] for p in history(client, run, "m")] == values
 
 
+@covers("metric-nan")
 def test_nan_is_a_value(client: MlflowClient, run: str) -> None:
     client.log_metric(run, "m", math.nan, timestamp=1, step=0)
     client.log_metric(run, "m", 1.5, timestamp=2, step=1)
@@ -62,6 +67,7 @@ def test_nan_is_a_value(client: MlflowClient, run: str) -> None:
     assert math.isnan(client.get_run(run).data.metrics["m"])
 
 
+@covers("metric-nan", "metric-set")
 def test_repeated_nan_is_one_point(client: MlflowClient, run: str) -> None:
     for _ in range(3):
         client.log_metric(run, "m", math.nan, timestamp=1, step=0)
@@ -70,6 +76,7 @@ def test_repeated_nan_is_one_point(client: MlflowClient, run: str) -> None:
     assert math.isnan(point[2])
 
 
+@covers("metric-infinity")
 @pytest.mark.runledger
 def test_infinities_are_values(client: MlflowClient, run: str) -> None:
     client.log_metric(run, "m", math.inf, timestamp=1, step=0)
@@ -79,6 +86,7 @@ def test_infinities_are_values(client: MlflowClient, run: str) -> None:
     assert client.get_run(run).data.metrics == {"m": -math.inf, "up": math.inf}
 
 
+@covers("metric-latest")
 def test_latest_is_the_greatest_step_time_value(client: MlflowClient, run: str) -> None:
     def latest_after(timestamp: int, step: int, value: float) -> float:
         client.log_metric(run, "m", value, timestamp=timestamp, step=step)
@@ -93,6 +101,7 @@ def test_latest_is_the_greatest_step_time_value(client: MlflowClient, run: str) 
     assert latest_after(1, 6, -4.0) == -4.0
 
 
+@covers("read-your-writes")
 def test_read_your_writes(client: MlflowClient, run: str, experiment: str) -> None:
     for step in range(200):
         client.log_metric(run, "m", step / 7, timestamp=step, step=step)
@@ -104,6 +113,7 @@ def test_read_your_writes(client: MlflowClient, run: str, experiment: str) -> No
         assert [r.info.run_id for r in found] == [run]
 
 
+@covers("history-paging")
 def test_history_pages(client: MlflowClient, api: Api, run: str) -> None:
     points = [(i, i, math.sin(i)) for i in range(2500)]
     for start in range(0, len(points), 1000):
@@ -124,10 +134,12 @@ def test_history_pages(client: MlflowClient, api: Api, run: str) -> None:
     assert seen == points
 
 
+@covers("json-absent-fields")
 def test_history_of_nothing_is_empty(api: Api, run: str) -> None:
     assert api.get("metrics/get-history", run_id=run, metric_key="nothing") == {}
 
 
+@covers("limit-names")
 def test_keys_with_slashes_spaces_and_letters(client: MlflowClient, run: str) -> None:
     keys = ["val/loss", "top-1 accuracy", "a.b:c_d", "précision", "精度", "cpu/0"]
     log_all = [Metric(key, float(i), 1, 0) for i, key in enumerate(keys)]
@@ -137,6 +149,7 @@ def test_keys_with_slashes_spaces_and_letters(client: MlflowClient, run: str) ->
         assert history(client, run, key) == [(1, 0, float(i))]
 
 
+@covers("json-numeric-strings")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [("1.5", 1.5), (True, 1.0), (3, 3.0), ("NaN", math.nan)],
@@ -150,6 +163,7 @@ def test_accepted_spellings_of_a_value(
     assert value == expected or (math.isnan(value) and math.isnan(expected))
 
 
+@covers("json-unknown-fields")
 def test_step_may_be_left_out_and_unknown_fields_are_ignored(
     client: MlflowClient, api: Api, run: str
 ) -> None:

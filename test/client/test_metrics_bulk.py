@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import requests
+from conformance import covers
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
@@ -30,6 +31,7 @@ def runs_of(client: MlflowClient, experiment: str, n: int) -> list[str]:
     return [str(client.create_run(experiment).info.run_id) for _ in range(n)]
 
 
+@covers("history-bulk-interval")
 @pytest.mark.parametrize(
     ("points", "limit", "expected"),
     [
@@ -58,6 +60,7 @@ def test_sample_counts_points_not_steps(client: MlflowClient, api: Api, run: str
     assert [m["value"] for m in answer["metrics"]] == [0, 20, 40, 60, 99]
 
 
+@covers("history-bulk-interval")
 def test_interval_of_steps(client: MlflowClient, api: Api, run: str) -> None:
     log(client, run, *[(i, i, float(i)) for i in range(-50, 50) if i >= 0] + [(1, -7, 1.0)])
     answer = api.get(
@@ -80,6 +83,7 @@ def test_runs_come_as_they_are_asked_for(client: MlflowClient, api: Api, experim
     assert set(answer["metrics"][0]) == {"key", "value", "timestamp", "step", "run_id"}
 
 
+@covers("history-bulk-interval")
 def test_interval_defaults_to_2500_points(client: MlflowClient, api: Api, run: str) -> None:
     log(client, run, *[(i, i, float(i)) for i in range(3000)])
     found = steps(api.get(INTERVAL, run_ids=[run], metric_key="m"), run)
@@ -94,6 +98,7 @@ def test_interval_under_the_ajax_prefix(client: MlflowClient, api: Api, run: str
     assert steps(answer.json(), run) == [1]
 
 
+@covers("history-bulk-interval")
 @pytest.mark.parametrize(
     ("query", "message"),
     [
@@ -131,6 +136,7 @@ def test_interval_refuses(api: Api, query: dict[str, Any], message: str) -> None
     assert error["message"] == message
 
 
+@covers("history-bulk")
 def test_bulk_history(client: MlflowClient, api: Api, experiment: str) -> None:
     runs = sorted(runs_of(client, experiment, 2))
     log(client, runs[0], (3, 1, 0.5), (1, 2, 1.0))
@@ -151,6 +157,7 @@ def test_bulk_history_of_nothing(api: Api, run: str) -> None:
     assert bulk(api, run_id=[run, "x"], metric_key="nothing").json() == {"metrics": []}
 
 
+@covers("history-bulk")
 @pytest.mark.parametrize(("asked", "got"), [(0, 0), (3, 3), (4, 4), (25001, 4)])
 def test_bulk_history_is_cut_off(
     client: MlflowClient, api: Api, experiment: str, asked: int, got: int
@@ -162,6 +169,7 @@ def test_bulk_history_is_cut_off(
     assert len(answer["metrics"]) == got
 
 
+@covers("history-bulk")
 @pytest.mark.parametrize(
     ("query", "message"),
     [

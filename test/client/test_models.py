@@ -1,5 +1,6 @@
 """Logged models: what log_model and load_model of MLflow 3 rest on."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import mlflow
 import mlflow.sklearn
 import numpy as np
 import pytest
+from conformance import covers
 from mlflow import MlflowClient, entities
 from mlflow.exceptions import MlflowException
 from sklearn.linear_model import LogisticRegression
@@ -32,11 +34,13 @@ def active_experiment(experiment: str) -> Iterator[str]:
     yield experiment
     while mlflow.active_run():
         mlflow.end_run()
-    mlflow.sklearn.autolog(disable=True)
 
 
 def log(classifier: LogisticRegression, **more: object) -> "mlflow.models.model.ModelInfo":
-    return mlflow.sklearn.log_model(classifier, name="digits", **more)
+    # Requirements that are not given are inferred, which takes seconds.
+    return mlflow.sklearn.log_model(
+        classifier, name="digits", pip_requirements=["scikit-learn"], **more
+    )
 
 
 def test_log_and_load(
@@ -76,6 +80,7 @@ def test_load_by_run(classifier: LogisticRegression) -> None:
     assert (loaded.predict(FEATURES) == LABELS).all()
 
 
+@covers("version-source-models")
 def test_registered_model(api: Api, client: MlflowClient, classifier: LogisticRegression) -> None:
     name = unique("registered")
     with mlflow.start_run() as run:
@@ -96,6 +101,26 @@ def test_registered_model(api: Api, client: MlflowClient, classifier: LogisticRe
     assert client.get_model_version_download_uri(copy.name, copy.version) == location
 
 
+def test_versions_are_listed_on_the_model(
+    client: MlflowClient, classifier: LogisticRegression, experiment: str, model: str
+) -> None:
+    def listed(model_id: str) -> Any:
+        tag = client.get_logged_model(model_id).tags["mlflow.modelVersions"]
+        [found] = [m for m in client.search_logged_models([experiment]) if m.model_id == model_id]
+        assert found.tags["mlflow.modelVersions"] == tag
+        return json.loads(tag)
+
+    by_hand = client.create_logged_model(experiment).model_id
+    for _ in range(2):
+        client.create_model_version(model, f"models:/{by_hand}", model_id=by_hand)
+    assert listed(by_hand) == [{"name": model, "version": 1}, {"name": model, "version": 2}]
+    name = unique("registered")
+    with mlflow.start_run():
+        fluent = log(classifier, registered_model_name=name).model_id
+    # The server says it with a number, the client once more with a text.
+    assert listed(fluent) == [{"name": name, "version": 1}, {"name": name, "version": "1"}]
+
+
 @pytest.mark.runledger
 def test_register_checks_the_model(
     api: Api, client: MlflowClient, model: str, experiment: str
@@ -114,6 +139,7 @@ def test_register_checks_the_model(
         client.create_model_version(model, source, model_id=logged.model_id)
 
 
+@covers("metric-set", "metric-nan")
 def test_points_sent_again_change_nothing(
     client: MlflowClient, classifier: LogisticRegression
 ) -> None:
@@ -144,20 +170,7 @@ def test_points_sent_again_change_nothing(
     assert client.get_run(run.info.run_id).data.metrics["loss"] == 0.25
 
 
-def test_autolog(client: MlflowClient) -> None:
-    mlflow.sklearn.autolog()
-    with mlflow.start_run() as run:
-        LogisticRegression(C=0.5).fit(FEATURES, LABELS)
-    logged = linked(client, run.info.run_id)
-    assert logged.data.params["C"] == "0.5"
-    assert "training_accuracy_score" in logged.data.metrics
-    assert [i.dataset.source_type for i in logged.inputs.dataset_inputs] == ["code"]
-    model_id = logged.outputs.model_outputs[0].model_id
-    model = client.get_logged_model(model_id)
-    assert model.params["C"] == "0.5"
-    assert (mlflow.sklearn.load_model(f"models:/{model_id}").predict(FEATURES) == LABELS).all()
-
-
+@covers("logged-model-metrics")
 def test_metric_of_a_model_on_a_dataset(client: MlflowClient, experiment: str, run: str) -> None:
     model = client.create_logged_model(experiment, name="m")
     client.log_metric(
@@ -178,6 +191,7 @@ def test_metric_of_no_model(api: Api, client: MlflowClient, run: str) -> None:
     assert client.get_run(run).data.metrics == {}
 
 
+@covers("logged-model-life")
 def test_life_of_a_model(client: MlflowClient, experiment: str) -> None:
     model = client.create_logged_model(
         experiment, name="m", tags={"a": "1", "b": "2"}, params={"p": "1"}, model_type="agent"
@@ -205,6 +219,7 @@ def test_life_of_a_model(client: MlflowClient, experiment: str) -> None:
     assert client.search_logged_models([experiment]) == []
 
 
+@covers("param-immutability")
 @pytest.mark.runledger
 def test_parameters_are_written_once(api: Api, client: MlflowClient, experiment: str) -> None:
     model = client.create_logged_model(experiment, params={"p": "1"})
@@ -240,6 +255,7 @@ def test_refused_models(api: Api, client: MlflowClient, experiment: str) -> None
         assert answer.status_code == 404, (method, path, answer.text)
 
 
+@covers("search-logged-models")
 def test_search(client: MlflowClient, experiment: str, run: str) -> None:
     models = []
     for i, name in enumerate(["alpha", "beta", "gamma", "delta"]):
@@ -304,6 +320,7 @@ def test_download(classifier: LogisticRegression, tmp_path: Path) -> None:
     assert (Path(path) / "MLmodel").is_file()
 
 
+@covers("log-model-legacy")
 def test_log_model_of_older_clients(api: Api, client: MlflowClient, run: str) -> None:
     model = '{"artifact_path":"m","flavors":{},"run_id":"r","utc_time_created":"now"}'
     for _ in range(2):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import requests
+from conformance import covers
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -51,6 +52,7 @@ def test_model_tags(client: MlflowClient, model: str) -> None:
     assert client.get_registered_model(model).tags == {"b": "3"}
 
 
+@covers("model-rename")
 def test_rename(client: MlflowClient, model: str, run: str) -> None:
     version = add_version(client, model, run)
     client.set_registered_model_alias(model, "champion", version)
@@ -65,6 +67,7 @@ def test_rename(client: MlflowClient, model: str, run: str) -> None:
         client.rename_registered_model(new, model)
 
 
+@covers("model-delete")
 def test_delete_model(client: MlflowClient, model: str, run: str) -> None:
     version = add_version(client, model, run)
     client.delete_registered_model(model)
@@ -98,6 +101,7 @@ def test_versions_count_up(client: MlflowClient, model: str, run: str, experimen
     assert client.get_model_version(model, "1").description == "Still the first."
 
 
+@covers("version-numbers", "version-delete")
 def test_deleted_version_number_is_not_used_again(
     client: MlflowClient, model: str, run: str
 ) -> None:
@@ -120,6 +124,7 @@ def test_version_tags(client: MlflowClient, model: str, run: str) -> None:
     assert client.get_model_version(model, version).tags == {"b": "2"}
 
 
+@covers("stages", "latest-versions")
 def test_stages(client: MlflowClient, model: str, run: str) -> None:
     for _ in range(3):
         add_version(client, model, run)
@@ -142,6 +147,7 @@ def test_stages(client: MlflowClient, model: str, run: str) -> None:
     assert [v.version for v in only] == ["3"]
 
 
+@covers("aliases")
 def test_aliases(client: MlflowClient, model: str, run: str) -> None:
     for _ in range(2):
         add_version(client, model, run)
@@ -163,6 +169,7 @@ def test_aliases(client: MlflowClient, model: str, run: str) -> None:
     assert raised.value.error_code == "INVALID_PARAMETER_VALUE"
 
 
+@covers("aliases")
 @client_3("alias latest: it refuses to ask")
 def test_alias_latest_is_the_newest_version(client: MlflowClient, model: str, run: str) -> None:
     for _ in range(2):
@@ -170,6 +177,7 @@ def test_alias_latest_is_the_newest_version(client: MlflowClient, model: str, ru
     assert client.get_model_version_by_alias(model, "latest").version == "2"
 
 
+@covers("registry-search")
 def test_search_models(client: MlflowClient) -> None:
     prefix = unique("zoo")
     names = [f"{prefix}-{i}" for i in range(5)]
@@ -190,6 +198,7 @@ def test_search_models(client: MlflowClient) -> None:
     assert [m.name for m in client.search_registered_models(f"name = '{names[1]}'")] == [names[1]]
 
 
+@covers("registry-search")
 def test_search_versions(client: MlflowClient, model: str, experiment: str) -> None:
     runs = [client.create_run(experiment).info.run_id for _ in range(3)]
     for run in runs:
@@ -213,6 +222,7 @@ def test_search_versions(client: MlflowClient, model: str, experiment: str) -> N
     assert [v.version for v in rest] == ["1"]
 
 
+@covers("read-your-writes")
 def test_read_your_writes(client: MlflowClient, model: str, run: str) -> None:
     for i in range(1, 51):
         version = add_version(client, model, run)

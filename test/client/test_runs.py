@@ -1,6 +1,7 @@
 import mlflow
 import pytest
 import requests
+from conformance import covers
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -8,6 +9,7 @@ from mlflow.exceptions import MlflowException
 from support import Api, client_3, unique
 
 
+@covers("run-artifact-uri")
 def test_fluent_run(client: MlflowClient, experiment: str) -> None:
     with mlflow.start_run(experiment_id=experiment, run_name="first", tags={"a": "1"}) as active:
         mlflow.log_param("lr", 0.1)
@@ -96,6 +98,7 @@ def test_asynchronous_logging(client: MlflowClient, experiment: str) -> None:
     assert data.tags["t"] == "x"
 
 
+@covers("param-immutability")
 def test_parameter_is_written_once(client: MlflowClient, run: str) -> None:
     client.log_param(run, "lr", "0.1")
     client.log_param(run, "lr", "0.1")
@@ -105,6 +108,7 @@ def test_parameter_is_written_once(client: MlflowClient, run: str) -> None:
     assert client.get_run(run).data.params == {"lr": "0.1"}
 
 
+@covers("error-no-trace")
 def test_refused_batch_leaves_nothing(client: MlflowClient, run: str) -> None:
     client.log_param(run, "lr", "0.1")
     before = client.get_run(run).data.to_dictionary()
@@ -119,6 +123,7 @@ def test_refused_batch_leaves_nothing(client: MlflowClient, run: str) -> None:
     assert client.get_metric_history(run, "loss") == []
 
 
+@covers("tag-last-write")
 def test_tags_last_write_wins_and_can_be_deleted(client: MlflowClient, run: str) -> None:
     client.set_tag(run, "stage", "one")
     client.set_tag(run, "stage", "two")
@@ -131,6 +136,7 @@ def test_tags_last_write_wins_and_can_be_deleted(client: MlflowClient, run: str)
     assert client.get_run(run).data.tags["stage"] == "three"
 
 
+@covers("limit-truncation")
 def test_long_values_are_cut(client: MlflowClient, api: Api, run: str) -> None:
     api.post("runs/log-parameter", run_id=run, key="p", value="v" * 6001)
     api.post("runs/log-parameter", run_id=run, key="p", value="v" * 6000 + "another end")
@@ -147,6 +153,7 @@ def test_long_values_are_cut(client: MlflowClient, api: Api, run: str) -> None:
     assert data.tags["bt"] == "日" * 8000
 
 
+@covers("run-name-tag")
 def test_run_name_and_its_tag_are_one(client: MlflowClient, experiment: str) -> None:
     run = client.create_run(experiment, run_name="one").info.run_id
 
@@ -165,12 +172,14 @@ def test_run_name_and_its_tag_are_one(client: MlflowClient, experiment: str) -> 
     assert tagged.info.run_name == "five"
 
 
+@covers("run-name-generated")
 def test_unnamed_run_gets_a_name(client: MlflowClient, run: str) -> None:
     found = client.get_run(run)
     assert found.info.run_name
     assert found.data.tags["mlflow.runName"] == found.info.run_name
 
 
+@covers("run-status")
 def test_update_status(client: MlflowClient, run: str) -> None:
     for status in ("SCHEDULED", "KILLED", "RUNNING", "FAILED", "FINISHED"):
         client.update_run(run, status=status)
@@ -193,6 +202,7 @@ def test_given_start_time_user_and_tags(client: MlflowClient, api: Api, experime
     assert run.data.tags["mlflow.source.git.commit"] == "abc"
 
 
+@covers("run-deleted")
 def test_delete_and_restore(client: MlflowClient, run: str) -> None:
     client.log_metric(run, "loss", 1.0, step=1)
     for _ in range(2):

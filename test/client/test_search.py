@@ -2,6 +2,7 @@
 
 import mlflow
 import pytest
+from conformance import covers
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 
@@ -40,6 +41,7 @@ def found(client: MlflowClient, runs: tuple[str, list[str]], **options: object) 
 ALL = list(range(COUNT))
 
 
+@covers("search-order")
 @pytest.mark.parametrize(
     ("order_by", "expected"),
     [
@@ -64,6 +66,7 @@ def test_order(
     assert found(client, runs, order_by=order_by) == expected
 
 
+@covers("search-grammar", "search-missing")
 @pytest.mark.parametrize(
     ("filter_string", "expected"),
     [
@@ -102,6 +105,7 @@ def test_filter_by_run_id(client: MlflowClient, runs: tuple[str, list[str]]) -> 
     assert found(client, runs, filter_string=f"attributes.run_id = '{runs[1][4]}'") == [4]
 
 
+@covers("search-paging")
 @pytest.mark.parametrize("size", [1, 5, 7, 12, 100])
 def test_pages_join_to_the_whole(
     client: MlflowClient, runs: tuple[str, list[str]], size: int
@@ -136,6 +140,7 @@ def test_as_a_table(server: str, runs: tuple[str, list[str]]) -> None:
     assert list(table["params.kind"]) == ["odd", "even", "odd"]
 
 
+@covers("search-view-type")
 def test_view_type(client: MlflowClient, experiment: str) -> None:
     kept, gone = (client.create_run(experiment).info.run_id for _ in range(2))
     client.delete_run(gone)
@@ -148,6 +153,7 @@ def test_view_type(client: MlflowClient, experiment: str) -> None:
     assert ids(ViewType.ALL) == {kept, gone}
 
 
+@covers("json-absent-fields")
 def test_nothing_to_search_is_empty(api: Api) -> None:
     assert api.post("runs/search", experiment_ids=["987654321"]) == {}
     assert api.post("runs/search") == {}

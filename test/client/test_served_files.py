@@ -2,6 +2,7 @@
 
 import pytest
 import requests
+from conformance import covers
 from mlflow import MlflowClient
 
 from support import Api, unique
@@ -29,6 +30,7 @@ def test_small_upload(api: Api, client: MlflowClient, run: str, parameter: str) 
     assert [(e.path, e.file_size) for e in client.list_artifacts(run, "d")] == [("d/a.txt", 3)]
 
 
+@covers("artifact-upload-limit")
 def test_small_upload_has_a_limit(api: Api, client: MlflowClient, run: str) -> None:
     assert upload(api, b"x" * TEN_MB, run_uuid=run, path="most").status_code == 200
     assert message(upload(api, b"x" * (TEN_MB + 1), run_uuid=run, path="more")) == (
@@ -86,6 +88,7 @@ def test_file_of_a_model_version(api: Api, client: MlflowClient, run: str, model
     assert get("d/f.txt", name=unique("model")).status_code == 404
 
 
+@covers("artifact-multipart")
 @pytest.mark.parametrize("prefix", ["api", "ajax-api"])
 @pytest.mark.parametrize("action", ["create", "complete", "abort"])
 def test_multipart_upload_is_not_offered(
@@ -100,6 +103,7 @@ def test_multipart_upload_is_not_offered(
     )
 
 
+@covers("artifact-multipart")
 def test_presigned_urls_are_not_offered(api: Api, experiment: str, run: str) -> None:
     url = f"{api.uri}/api/2.0/mlflow-artifacts/presigned/{experiment}/{run}/artifacts/f"
     assert message(requests.get(url, timeout=60)) == (
@@ -114,6 +118,7 @@ def test_presigned_urls_are_not_offered(api: Api, experiment: str, run: str) -> 
         assert "(artifact URI scheme: mlflow-artifacts)" in answer.json()["message"]
 
 
+@covers("server-info")
 @pytest.mark.parametrize("prefix", ["api", "ajax-api"])
 def test_server_info(api: Api, prefix: str) -> None:
     answer = requests.get(f"{api.uri}/{prefix}/3.0/mlflow/server-info", timeout=60)
@@ -123,6 +128,7 @@ def test_server_info(api: Api, prefix: str) -> None:
     assert info["workspaces_enabled"] is False
 
 
+@covers("error-endpoint-not-found")
 @pytest.mark.runledger
 @pytest.mark.parametrize(
     ("method", "path"),

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -37,6 +38,7 @@ type fold struct {
 	experiments map[string]*experiment
 	models      map[string]*model
 	points      map[string]string // identity -> first place
+	purged      []string          // runs
 	tables      Tables
 }
 
@@ -74,7 +76,7 @@ func Fold(ctx context.Context, log *eventlog.Log) (Tables, error) {
 		shards: log.Shards(), runs: map[string]*run{}, experiments: map[string]*experiment{}, models: map[string]*model{}, points: map[string]string{},
 		tables: Tables{
 			"metrics": {}, "latest_metrics": {}, "run_attributes": {}, "runs": {}, "experiments": {}, "audit": {}, "checkpoints": {},
-			"logged_models": {}, "logged_model_metrics": {}, "run_datasets": {}, "run_models": {},
+			"logged_models": {}, "logged_model_metrics": {}, "run_datasets": {}, "run_models": {}, "artifacts": {},
 		},
 	}
 	for _, stream := range log.Streams() {
@@ -112,6 +114,9 @@ func (f *fold) apply(rec eventlog.Record) error {
 	if m := rec.Event.GetMetricsLogged(); m != nil {
 		return f.metrics(rec, m)
 	}
+	if rec.GetArtifactUploaded() != nil || rec.GetArtifactsDeleted() != nil {
+		return f.artifact(rec)
+	}
 	kind, id := subjectOf(rec.Event)
 	exp := strings.Split(rec.Subject, ".")
 	expID := ""
@@ -121,12 +126,9 @@ func (f *fold) apply(rec eventlog.Record) error {
 	case "experiment":
 		expID = id
 	}
-	data, err := protojson.Marshal(rec.Event)
-	if err != nil {
+	if err := f.audit(rec, kind, id, expID); err != nil {
 		return err
 	}
-	f.tables["audit"][fmt.Sprintf("%s/%d", rec.Stream, rec.Seq)] = fmt.Sprintf("%s %s %s %q %q %q %s %q %s %x",
-		rec.ID, rec.Time.UTC().Format(time.RFC3339Nano), events.Type(rec.Event), rec.Actor, rec.Reason, rec.RequestID, kind, id, expID, canonical(data))
 	switch kind {
 	case "run":
 		f.links(rec, id, expID)
@@ -136,6 +138,16 @@ func (f *fold) apply(rec eventlog.Record) error {
 	case "experiment":
 		return f.experiment(rec, id)
 	}
+	return nil
+}
+
+func (f *fold) audit(rec eventlog.Record, kind, id, experimentID string) error {
+	data, err := protojson.Marshal(rec.Event)
+	if err != nil {
+		return err
+	}
+	f.tables["audit"][fmt.Sprintf("%s/%d", rec.Stream, rec.Seq)] = fmt.Sprintf("%s %s %s %q %q %q %s %q %s %x",
+		rec.ID, rec.Time.UTC().Format(time.RFC3339Nano), events.Type(rec.Event), rec.Actor, rec.Reason, rec.RequestID, kind, id, experimentID, canonical(data))
 	return nil
 }
 
@@ -169,6 +181,17 @@ func subjectOf(e *events.Event) (kind, id string) {
 		return "run", d.RunDeleted.GetRunId()
 	case *events.Event_RunRestored:
 		return "run", d.RunRestored.GetRunId()
+	case *events.Event_RunPurged:
+		return "run", d.RunPurged.GetRunId()
+	case *events.Event_ArtifactsPurged:
+		if id := d.ArtifactsPurged.GetModelId(); id != "" {
+			return "logged_model", id
+		}
+		return "run", d.ArtifactsPurged.GetRunId()
+	case *events.Event_LoggedModelPurged:
+		return "logged_model", d.LoggedModelPurged.GetModelId()
+	case *events.Event_ExperimentPurged:
+		return "experiment", d.ExperimentPurged.GetExperimentId()
 	case *events.Event_RunInputsLogged:
 		return "run", d.RunInputsLogged.GetRunId()
 	case *events.Event_RunOutputsLogged:
@@ -340,6 +363,11 @@ func (f *fold) meta(rec eventlog.Record, id, experimentID string) error {
 		}
 	case *events.Event_RunTagDeleted:
 		delete(r.tags, d.RunTagDeleted.GetKey())
+	case *events.Event_RunPurged:
+		*r = run{experiment: r.experiment, status: r.status, uri: r.uri, lifecycle: "purged", seq: rec.Seq}
+		f.purged = append(f.purged, id)
+	case *events.Event_ArtifactsPurged:
+		r.uri, r.seq = "", rec.Seq
 	}
 	return nil
 }
@@ -366,6 +394,8 @@ func (f *fold) experiment(rec eventlog.Record, id string) error {
 		x.lifecycle, x.updated = "deleted", at
 	case *events.Event_ExperimentRestored:
 		x.lifecycle, x.updated = "active", at
+	case *events.Event_ExperimentPurged:
+		*x = experiment{lifecycle: "purged", seq: rec.Seq}
 	case *events.Event_ExperimentTagSet:
 		x.tags[d.ExperimentTagSet.GetTag().GetKey()] = d.ExperimentTagSet.GetTag().GetValue()
 	case *events.Event_ExperimentTagDeleted:
@@ -374,9 +404,20 @@ func (f *fold) experiment(rec eventlog.Record, id string) error {
 	return nil
 }
 
+// finishPurged removes what the runs that were purged had. Their ids are random:
+// text that has one is of that run.
+func (f *fold) finishPurged() {
+	for _, id := range f.purged {
+		for _, table := range []string{"metrics", "logged_model_metrics", "run_datasets", "run_models"} {
+			maps.DeleteFunc(f.tables[table], func(key, _ string) bool { return strings.Contains(key, id) })
+		}
+	}
+}
+
 func (f *fold) finish() {
 	f.tables["metrics"] = f.points
 	f.finishModels()
+	f.finishPurged()
 	for id, r := range f.runs {
 		f.tables["runs"][r.experiment+" "+id] = runRow(r.name, r.user, int8(r.status), r.start, r.end, r.uri, r.lifecycle, r.deletedTime, r.seq)
 		for key, a := range r.params {
@@ -462,6 +503,8 @@ type reader struct {
 
 // read reads every table.
 func read(ctx context.Context, conn driver.Conn) (Tables, error) {
+	// As the readers do, which do not wait until the engine has deleted.
+	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{"apply_mutations_on_fly": 1}))
 	r := &reader{tables: Tables{}}
 	r.table(ctx, conn, "metrics", "SELECT run_id, CAST(key, 'String'), step, timestamp, value, shard, seq, idx FROM metrics", func(rows driver.Rows) (string, string, error) {
 		var (
@@ -539,6 +582,7 @@ func read(ctx context.Context, conn driver.Conn) (Tables, error) {
 		return stream, fmt.Sprintf("%d %s", seq, incarnation), err
 	})
 	r.models(ctx, conn)
+	r.artifacts(ctx, conn)
 	return r.tables, r.err
 }
 

@@ -53,6 +53,12 @@ func (f *fold) model(rec eventlog.Record, id, experimentID string) error {
 	if rec.GetLoggedModelDeleted() != nil {
 		m.lifecycle, m.updated = "deleted", at
 	}
+	if rec.GetLoggedModelPurged() != nil {
+		*m = model{experiment: m.experiment, status: m.status, uri: m.uri, lifecycle: "purged", seq: rec.Seq}
+	}
+	if rec.GetArtifactsPurged() != nil {
+		m.uri = ""
+	}
 	return nil
 }
 

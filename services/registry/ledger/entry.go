@@ -15,9 +15,9 @@ import (
 	"github.com/runledger/runledger/services/registry/catalog"
 )
 
-// entryFormat is the version of the canonical encoding of an entry. What is
+// EntryFormat is the version of the canonical encoding of an entry. What is
 // encoded in one version stays so for good: it is what the tree hashes.
-const entryFormat = 1
+const EntryFormat = 1
 
 // Entry is what the ledger keeps of one event: who changed what, when and why,
 // and how it was before.
@@ -53,7 +53,7 @@ type Entry struct {
 func newEntry(index uint64, rec eventlog.Record, c catalog.Change) (Entry, []byte, error) {
 	before, after := c.Diff()
 	e := Entry{
-		Format: entryFormat, Index: index, Seq: rec.Seq, EventID: clean(rec.ID), Time: rec.Time.UTC().Format(time.RFC3339Nano),
+		Format: EntryFormat, Index: index, Seq: rec.Seq, EventID: clean(rec.ID), Time: rec.Time.UTC().Format(time.RFC3339Nano),
 		Source: clean(rec.Source), Actor: clean(rec.Actor), Reason: clean(rec.Reason), RequestID: clean(rec.RequestID),
 		IdempotencyKey: clean(rec.IdempotencyKey), Action: strings.TrimPrefix(events.Type(rec.Event), "runledger."), Model: c.Model,
 	}
@@ -84,8 +84,8 @@ func ParseEntry(canonical []byte) (Entry, error) {
 	if err := json.Unmarshal(canonical, &e); err != nil {
 		return Entry{}, fmt.Errorf("read an entry: %w: %w", err, ErrDamaged)
 	}
-	if e.Format != entryFormat {
-		return Entry{}, fmt.Errorf("entry %d has format %d, this build knows %d: %w", e.Index, e.Format, entryFormat, ErrDamaged)
+	if e.Format != EntryFormat {
+		return Entry{}, fmt.Errorf("entry %d has format %d, this build knows %d: %w", e.Index, e.Format, EntryFormat, ErrDamaged)
 	}
 	return e, nil
 }

@@ -18,8 +18,6 @@ import (
 //	                        entry under it, all ones while it has it
 //	i/<sha256 of key>       an idempotency key; the index of its entry
 //	p                       position, JSON of position: written with every entry
-//
-// c/<tree size> is kept free for signed tree heads.
 const (
 	prefixEntry       = "e/"
 	prefixHash        = "h/"

@@ -50,8 +50,10 @@ const (
 
 // Options configure Open.
 type Options struct {
-	FS     vfs.FS // nil is the disk
+	FS     vfs.FS // nil is the disk, watched for slowness
 	Logger *slog.Logger
+	// ReadOnly opens a ledger that is there, and changes nothing on disk.
+	ReadOnly bool
 }
 
 // position is where in the stream the ledger is.
@@ -80,9 +82,6 @@ type view struct {
 
 // Open opens the ledger in dir, or makes a new one.
 func Open(dir string, o Options) (*Ledger, error) {
-	if o.FS == nil {
-		o.FS = vfs.Default
-	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -91,6 +90,7 @@ func Open(dir string, o Options) (*Ledger, error) {
 	defer cache.Unref()
 	db, err := pebble.Open(dir, &pebble.Options{
 		FS:                 o.FS,
+		ReadOnly:           o.ReadOnly,
 		FormatMajorVersion: formatMajorVersion,
 		Cache:              cache,
 		MemTableSize:       memTableBytes,

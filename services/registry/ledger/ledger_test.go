@@ -3,8 +3,12 @@ package ledger_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -19,101 +23,6 @@ import (
 	"github.com/runledger/runledger/services/registry/internal/ledgertest"
 	"github.com/runledger/runledger/services/registry/ledger"
 )
-
-// randomEvents returns n events that fit each other.
-func randomEvents(t testing.TB, seed uint64, n int) []eventlog.Record {
-	t.Helper()
-	r := rand.New(rand.NewPCG(seed, 1))
-	st := catalog.Empty()
-	var recs []eventlog.Record
-	at := time.Date(2026, 3, 3, 14, 0, 0, 0, time.UTC)
-	for len(recs) < n {
-		e := randomEvent(r, st)
-		at = at.Add(time.Duration(r.IntN(5_000_000)) * time.Microsecond)
-		seq := uint64(len(recs) + 1)
-		next, _, err := st.Apply(seq, at, e)
-		if errors.Is(err, catalog.ErrMisfit) {
-			continue
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		st = next
-		recs = append(recs, eventlog.Record{
-			Stream: events.StreamRegistry, Seq: seq, Event: e,
-			Attributes: events.Attributes{
-				ID: fmt.Sprintf("event-%d-%d", seed, seq), Source: "/test", Time: at, Actor: "ada\xff", Reason: "because é \b<&>\u2028",
-				RequestID: "r", IdempotencyKey: []string{"", fmt.Sprint(seq)}[r.IntN(2)],
-			},
-		})
-		recs[len(recs)-1].Actor = "ada"
-	}
-	return recs
-}
-
-func randomEvent(r *rand.Rand, st *catalog.State) *events.Event {
-	name := fmt.Sprintf("model %d", r.IntN(4))
-	version := uint64(1 + r.IntN(5))
-	text := []string{"", "a", "é\u2028\"\\\n\x01", "b"}[r.IntN(4)]
-	key := []string{"k", "l", "m/n"}[r.IntN(3)]
-	stages := []string{"None", "Staging", "Production", "Archived"}
-	m, _ := st.Model(name)
-	switch r.IntN(14) {
-	case 0, 1:
-		return &events.Event{Data: &events.Event_RegisteredModelCreated{RegisteredModelCreated: &events.RegisteredModelCreated{
-			Name: name, Description: text, Tags: []*events.Tag{{Key: key, Value: text}},
-		}}}
-	case 2:
-		return &events.Event{Data: &events.Event_RegisteredModelUpdated{RegisteredModelUpdated: &events.RegisteredModelUpdated{Name: name, Description: text}}}
-	case 3:
-		return &events.Event{Data: &events.Event_RegisteredModelRenamed{RegisteredModelRenamed: &events.RegisteredModelRenamed{Name: name, NewName: fmt.Sprintf("model %d", r.IntN(4))}}}
-	case 4:
-		if r.IntN(4) > 0 {
-			break
-		}
-		return &events.Event{Data: &events.Event_RegisteredModelDeleted{RegisteredModelDeleted: &events.RegisteredModelDeleted{Name: name}}}
-	case 5:
-		return &events.Event{Data: &events.Event_RegisteredModelTagSet{RegisteredModelTagSet: &events.RegisteredModelTagSet{Name: name, Tag: &events.Tag{Key: key, Value: text}}}}
-	case 6:
-		return &events.Event{Data: &events.Event_RegisteredModelTagDeleted{RegisteredModelTagDeleted: &events.RegisteredModelTagDeleted{Name: name, Key: key}}}
-	case 7:
-		if m == nil {
-			break
-		}
-		e := &events.ModelVersionStageSet{Name: name, Version: version, ToStage: stages[r.IntN(4)]}
-		if v, ok := m.Version(version); ok {
-			e.FromStage = v.Stage
-		}
-		for v := range m.Versions() {
-			if v.Stage == e.ToStage && v.Number != version {
-				e.ArchivedVersions = append(e.ArchivedVersions, v.Number)
-			}
-		}
-		return &events.Event{Data: &events.Event_ModelVersionStageSet{ModelVersionStageSet: e}}
-	case 8:
-		return &events.Event{Data: &events.Event_ModelVersionDeleted{ModelVersionDeleted: &events.ModelVersionDeleted{Name: name, Version: version}}}
-	case 9:
-		return &events.Event{Data: &events.Event_ModelVersionTagSet{ModelVersionTagSet: &events.ModelVersionTagSet{Name: name, Version: version, Tag: &events.Tag{Key: key, Value: text}}}}
-	case 10:
-		return &events.Event{Data: &events.Event_ModelVersionTagDeleted{ModelVersionTagDeleted: &events.ModelVersionTagDeleted{Name: name, Version: version, Key: key}}}
-	case 11:
-		if m == nil {
-			break
-		}
-		return &events.Event{Data: &events.Event_AliasSet{AliasSet: &events.AliasSet{Name: name, Alias: key, Version: version, PreviousVersion: m.Aliases[key]}}}
-	case 12:
-		if m == nil || m.Aliases[key] == 0 {
-			break
-		}
-		return &events.Event{Data: &events.Event_AliasDeleted{AliasDeleted: &events.AliasDeleted{Name: name, Alias: key, PreviousVersion: m.Aliases[key]}}}
-	}
-	if m == nil {
-		return &events.Event{Data: &events.Event_RegisteredModelCreated{RegisteredModelCreated: &events.RegisteredModelCreated{Name: name}}}
-	}
-	return &events.Event{Data: &events.Event_ModelVersionCreated{ModelVersionCreated: &events.ModelVersionCreated{
-		Name: name, Version: m.Next, Source: "s3://b/" + text, RunId: "r", Description: text, Tags: []*events.Tag{{Key: key, Value: text}},
-	}}}
-}
 
 func open(t testing.TB, fs vfs.FS, dir string) *ledger.Ledger {
 	t.Helper()
@@ -133,7 +42,7 @@ func closeLedger(t testing.TB, l *ledger.Ledger) {
 
 func TestLedgerIsAFunctionOfTheEvents(t *testing.T) {
 	for seed := range uint64(6) {
-		recs := randomEvents(t, seed, 150)
+		recs := ledgertest.RandomEvents(t, seed, 150)
 		oneByOne, together := t.TempDir(), t.TempDir()
 		l := open(t, nil, oneByOne)
 		for i, rec := range recs {
@@ -167,7 +76,7 @@ func TestLedgerIsAFunctionOfTheEvents(t *testing.T) {
 func TestCanonicalEncoding(t *testing.T) {
 	l := open(t, vfs.NewMem(), "l")
 	defer closeLedger(t, l)
-	rec := randomEvents(t, 0, 1)[0]
+	rec := ledgertest.RandomEvents(t, 0, 1)[0]
 	rec.Event = &events.Event{Data: &events.Event_RegisteredModelCreated{RegisteredModelCreated: &events.RegisteredModelCreated{
 		Name: "m", Description: "é\b<", Tags: []*events.Tag{{Key: "b", Value: ""}, {Key: "a", Value: "1"}},
 	}}}
@@ -196,7 +105,7 @@ func TestCanonicalEncoding(t *testing.T) {
 func TestApplyRefusesWhatDoesNotFit(t *testing.T) {
 	l := open(t, vfs.NewMem(), "l")
 	defer closeLedger(t, l)
-	recs := randomEvents(t, 3, 20)
+	recs := ledgertest.RandomEvents(t, 3, 20)
 	if err := l.Apply(recs[:5]...); err != nil {
 		t.Fatal(err)
 	}
@@ -220,74 +129,127 @@ func TestApplyRefusesWhatDoesNotFit(t *testing.T) {
 }
 
 // After a loss of power the ledger has a prefix of the events, no shorter than
-// what Apply had returned for, and goes on from there to the same ledger.
+// what Apply had returned for, and goes on from there to the same ledger. Power is
+// lost at any moment: between events, while they are written, and while a ledger
+// that lost power before is opened.
 func TestPowerLoss(t *testing.T) {
-	const n, clones = 120, 300
-	recs := randomEvents(t, 7, n)
-	reference := vfs.NewMem()
-	l := open(t, reference, "l")
-	if err := l.Apply(recs...); err != nil {
-		t.Fatal(err)
-	}
-	closeLedger(t, l)
-	want := ledgertest.Dump(t, reference, "l")
-
-	type crash struct {
-		fs     *vfs.MemFS
-		synced uint64
-	}
-	fs := vfs.NewCrashableMem()
-	l = open(t, fs, "l")
-	crashes := make(chan crash, clones)
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		// Clones at any moment, while events are applied and also between.
-		defer close(done)
-		r := rand.New(rand.NewPCG(1, 1))
-		for range clones {
-			c := crash{synced: l.LastSeq()}
-			c.fs = fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r})
-			crashes <- c
-			select {
-			case <-stop:
-			case <-time.After(time.Duration(r.IntN(300)) * time.Microsecond):
-			}
+	const n, perRound = 120, 250
+	losses := 2000
+	if text := os.Getenv("RUNLEDGER_POWER_LOSSES"); text != "" {
+		var err error
+		if losses, err = strconv.Atoi(text); err != nil {
+			t.Fatalf("RUNLEDGER_POWER_LOSSES: %v", err)
 		}
-	}()
-	r := rand.New(rand.NewPCG(2, 2))
-	for i := 0; i < n; {
-		k := min(1+r.IntN(4), n-i)
-		if err := l.Apply(recs[i : i+k]...); err != nil {
-			t.Fatal(err)
-		}
-		i += k
-		time.Sleep(time.Duration(r.IntN(400)) * time.Microsecond)
 	}
-	close(stop)
-	<-done
-	closeLedger(t, l)
-	close(crashes)
-	states := make(map[uint64]bool)
-	for c := range crashes {
-		l := open(t, c.fs, "l")
-		at := l.LastSeq()
-		states[at] = true
-		if at < c.synced {
-			t.Fatalf("the ledger is at event %d, %d was on disk", at, c.synced)
-		}
-		ledgertest.Verify(t, l, recs[:at])
-		if err := l.Apply(recs[at:]...); err != nil {
+	states := make(map[uint64]int)
+	for round := range uint64(max(1, losses/perRound)) {
+		recs := ledgertest.RandomEvents(t, round, n)
+		reference := vfs.NewMem()
+		l := open(t, reference, "l")
+		if err := l.Apply(recs...); err != nil {
 			t.Fatal(err)
 		}
 		closeLedger(t, l)
-		if !maps.Equal(ledgertest.Dump(t, c.fs, "l"), want) {
-			t.Fatalf("the ledger that went on from event %d is another one", at)
+		want := ledgertest.Dump(t, reference, "l")
+		for _, c := range losePower(t, round, recs, perRound) {
+			l := open(t, c.fs, "l")
+			at := l.LastSeq()
+			states[at]++
+			if at < c.synced {
+				t.Fatalf("the ledger is at event %d, %d was on disk", at, c.synced)
+			}
+			ledgertest.Verify(t, l, recs[:at])
+			if err := l.Apply(recs[at:]...); err != nil {
+				t.Fatal(err)
+			}
+			closeLedger(t, l)
+			if !maps.Equal(ledgertest.Dump(t, c.fs, "l"), want) {
+				t.Fatalf("the ledger that went on from event %d is another one", at)
+			}
 		}
 	}
 	if len(states) < 10 {
 		t.Fatalf("the clones are of %d different positions only", len(states))
 	}
-	t.Logf("%d clones at %d positions", clones, len(states))
+	t.Logf("%d losses of power at %d positions", losses, len(states))
+}
+
+// crash is what is left on disk after a loss of power, and the event up to which
+// Apply had returned before.
+type crash struct {
+	fs     memDisk
+	synced uint64
+}
+
+// memDisk is a disk whose power can be lost. A MemFS that is cloned while it is in
+// Lock or ReuseForWrite can deadlock: both take its lock twice.
+type memDisk struct {
+	*vfs.MemFS
+	cloning *sync.Mutex
+}
+
+func (d memDisk) Lock(name string) (io.Closer, error) {
+	d.cloning.Lock()
+	defer d.cloning.Unlock()
+	return d.MemFS.Lock(name)
+}
+
+func (d memDisk) ReuseForWrite(from, to string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	d.cloning.Lock()
+	defer d.cloning.Unlock()
+	return d.MemFS.ReuseForWrite(from, to, category)
+}
+
+// losePower returns what is left after a loss of power at this moment.
+func (d memDisk) losePower(r *rand.Rand) memDisk {
+	d.cloning.Lock()
+	defer d.cloning.Unlock()
+	return memDisk{MemFS: d.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r}), cloning: new(sync.Mutex)}
+}
+
+// losePower applies the events, loses power now and then and goes on with what is
+// left, and returns what would have been left at n moments.
+func losePower(t *testing.T, seed uint64, recs []eventlog.Record, n int) []crash {
+	t.Helper()
+	var synced atomic.Uint64
+	var disk atomic.Value // memDisk
+	disk.Store(memDisk{MemFS: vfs.NewCrashableMem(), cloning: new(sync.Mutex)})
+	stop := make(chan struct{})
+	cloned := make(chan []crash)
+	go func() { // ends when it has n, or soon after stop
+		r := rand.New(rand.NewPCG(seed, 1))
+		var crashes []crash
+		for range n {
+			c := crash{synced: synced.Load()}
+			c.fs = disk.Load().(memDisk).losePower(r)
+			crashes = append(crashes, c)
+			select {
+			case <-stop:
+			case <-time.After(time.Duration(r.IntN(300)) * time.Microsecond):
+			}
+		}
+		cloned <- crashes
+	}()
+	r := rand.New(rand.NewPCG(seed, 2))
+	l := open(t, disk.Load().(memDisk), "l")
+	for l.LastSeq() < uint64(len(recs)) {
+		at := int(l.LastSeq())
+		if err := l.Apply(recs[at:min(at+1+r.IntN(4), len(recs))]...); err != nil {
+			t.Fatal(err)
+		}
+		synced.Store(l.LastSeq())
+		time.Sleep(time.Duration(r.IntN(400)) * time.Microsecond)
+		if r.IntN(8) == 0 {
+			left := disk.Load().(memDisk).losePower(r)
+			closeLedger(t, l)
+			disk.Store(left)
+			l = open(t, left, "l")
+		}
+	}
+	close(stop)
+	crashes := <-cloned
+	closeLedger(t, l)
+	return crashes
 }
 
 func TestHistoryFollowsTheModel(t *testing.T) {
@@ -348,7 +310,7 @@ func TestHistoryFollowsTheModel(t *testing.T) {
 }
 
 func BenchmarkApply(b *testing.B) {
-	recs := randomEvents(b, 1, 5000)
+	recs := ledgertest.RandomEvents(b, 1, 5000)
 	b.Run("rebuild", func(b *testing.B) {
 		for b.Loop() {
 			l := open(b, nil, b.TempDir())
@@ -384,7 +346,7 @@ func BenchmarkApply(b *testing.B) {
 // A disk that refuses writes ends the ledger with an error, not the process,
 // and what was applied before is there when it is opened again.
 func TestDiskFailure(t *testing.T) {
-	recs := randomEvents(t, 5, 40)
+	recs := ledgertest.RandomEvents(t, 5, 40)
 	mem := vfs.NewCrashableMem()
 	var full atomic.Bool
 	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {

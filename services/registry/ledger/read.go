@@ -272,7 +272,7 @@ func (l *Ledger) load() (*view, error) {
 	err = l.scan(prefixModel, func(_, value []byte) error {
 		m := new(catalog.Model)
 		models = append(models, m)
-		return json.Unmarshal(value, m)
+		return parseState(value, m)
 	})
 	if err != nil {
 		return nil, err
@@ -285,7 +285,7 @@ func (l *Ledger) load() (*view, error) {
 			return ErrDamaged
 		}
 		versions[model] = append(versions[model], v)
-		return json.Unmarshal(value, v)
+		return parseState(value, v)
 	})
 	if err != nil {
 		return nil, err
@@ -306,6 +306,13 @@ func (l *Ledger) load() (*view, error) {
 	}
 	v.state = catalog.Restore(v.LastSeq, models, versions, webhooks)
 	return v, nil
+}
+
+func parseState(value []byte, v any) error {
+	if err := json.Unmarshal(value, v); err != nil {
+		return fmt.Errorf("%w: %w", err, ErrDamaged)
+	}
+	return nil
 }
 
 // lastOf returns the sequence of the last event about a model, from its history.

@@ -9,29 +9,13 @@ import (
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
-// registerUnsupported adds what clients may ask for and no store offers: whole
-// files go through the server, in both directions. They are told so in MLflow's
-// words, and server-info says so before they ask.
-func (p *Proxy) registerUnsupported(e *echo.Echo) {
+// registerPresigned adds what clients may ask for where a run's artifacts are in
+// a store that they know: those of every run are reached through this server.
+// Bytes that went past it would be missing in the log.
+func (p *Proxy) registerPresigned(e *echo.Echo) {
 	for _, api := range []string{"/api/2.0", "/ajax-api/2.0"} {
-		for _, action := range []string{"create", "complete", "abort"} {
-			prefix := api + "/mlflow-artifacts/mpu/" + action + "/"
-			e.POST(prefix+"*", unsupported(prefix, "Multipart upload"))
-		}
-		prefix := api + "/mlflow-artifacts/presigned/"
-		e.GET(prefix+"*", unsupported(prefix, "Multipart download"))
 		e.POST(api+"/mlflow/artifacts/presigned-upload-url", p.presignUpload)
 		e.POST(api+"/mlflow/artifacts/presigned-download-url", p.presignDownload)
-	}
-}
-
-// unsupported refuses what is asked of the artifact after the prefix.
-func unsupported(prefix, what string) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		if _, err := cleanPath(strings.TrimPrefix(c.Request().URL.Path, prefix)); err != nil {
-			return err
-		}
-		return notSupported(what)
 	}
 }
 

@@ -1,0 +1,130 @@
+package artifacts
+
+import (
+	"errors"
+	"path"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/mlflow"
+)
+
+// registerMultipart adds the routes by which clients exchange files with an S3
+// store themselves. For another store they answer that there is no such thing,
+// in MLflow's words, after which clients send and get whole files.
+func (p *Proxy) registerMultipart(e *echo.Echo) {
+	for _, api := range []string{"/api/2.0", "/ajax-api/2.0"} {
+		e.POST(api+mpuPath+"create", p.createMultipart)
+		e.POST(api+mpuPath+"create/*", p.createMultipart)
+		e.POST(api+mpuPath+"complete/*", p.completeMultipart)
+		e.POST(api+mpuPath+"abort/*", p.abortMultipart)
+		e.GET(api+presignedPath+"/*", p.presigned)
+	}
+}
+
+const (
+	mpuPath       = "/mlflow-artifacts/mpu/"
+	presignedPath = "/mlflow-artifacts/presigned"
+)
+
+// below returns the path in the store that a request's path names after a route.
+func below(c echo.Context, route string) (string, error) {
+	_, rest, _ := strings.Cut(c.Request().URL.Path, route)
+	return cleanPath(strings.TrimPrefix(rest, "/"))
+}
+
+// multipart decodes a request about a file in the directory that the path of an
+// action names. local is the file's path at the client, of which the last element
+// counts.
+func multipart[T any, P mlflow.Request[T]](c echo.Context, action string, local func(*T) string) (req *T, name string, err error) {
+	dir, err := below(c, mpuPath+action)
+	if err != nil {
+		return nil, "", err
+	}
+	if req, err = mlflow.Decode[T, P](c.Request()); err != nil {
+		return nil, "", err
+	}
+	file := local(req)
+	if i := strings.LastIndexAny(file, `/\`); i >= 0 {
+		file = file[i+1:]
+	}
+	if name, err = cleanPath(path.Join(dir, file)); err == nil && (file == "" || file == "." || file == "..") {
+		err = apierr.Errorf(apierr.InvalidParameterValue, "Invalid path")
+	}
+	return req, name, err
+}
+
+// supported turns errNotS3 into MLflow's answer.
+func supported(what string, err error) error {
+	if errors.Is(err, errNotS3) {
+		return notSupported(what)
+	}
+	return err
+}
+
+const multipartUpload = "Multipart upload"
+
+func (p *Proxy) createMultipart(c echo.Context) error {
+	req, name, err := multipart(c, "create", func(r *mlflow.CreateMultipartUpload) string { return r.Path })
+	if err != nil {
+		return err
+	}
+	// Clients before MLflow 2.10 leave out whose file it is, and would write over
+	// each other's: these send it whole, to where it belongs.
+	if PlaceOf(name).Owner() == "" {
+		return notSupported(multipartUpload)
+	}
+	id, urls, err := p.store.CreateUpload(c.Request().Context(), name, req.NumParts)
+	if err != nil {
+		return supported(multipartUpload, err)
+	}
+	answer := mlflow.CreateMultipartUploadResponse{UploadID: id}
+	for i, url := range urls {
+		answer.Credentials = append(answer.Credentials, mlflow.MultipartUploadCredential{URL: url, PartNumber: i + 1})
+	}
+	return mlflow.WriteJSON(c.Response(), answer)
+}
+
+func (p *Proxy) completeMultipart(c echo.Context) error {
+	req, name, err := multipart(c, "complete", func(r *mlflow.CompleteMultipartUpload) string { return r.Path })
+	if err != nil {
+		return err
+	}
+	parts := make([]Part, len(req.Parts))
+	for i, part := range req.Parts {
+		parts[i] = Part{Number: part.PartNumber, ETag: part.ETag}
+	}
+	err = p.store.CompleteUpload(c.Request().Context(), name, req.UploadID, parts, func(w Written) error { return p.recordUpload(c, name, w) })
+	if err != nil {
+		return supported(multipartUpload, err)
+	}
+	return mlflow.WriteJSON(c.Response(), mlflow.Empty{})
+}
+
+func (p *Proxy) abortMultipart(c echo.Context) error {
+	req, name, err := multipart(c, "abort", func(r *mlflow.AbortMultipartUpload) string { return r.Path })
+	if err != nil {
+		return err
+	}
+	if err := p.store.AbortUpload(c.Request().Context(), name, req.UploadID); err != nil {
+		return supported(multipartUpload, err)
+	}
+	return mlflow.WriteJSON(c.Response(), mlflow.Empty{})
+}
+
+func (p *Proxy) presigned(c echo.Context) error {
+	name, err := below(c, presignedPath)
+	if err == nil && name == "" {
+		err = apierr.Errorf(apierr.InvalidParameterValue, "Invalid path")
+	}
+	if err != nil {
+		return err
+	}
+	url, size, err := p.store.PresignDownload(c.Request().Context(), name)
+	if err != nil {
+		return supported("Multipart download", err)
+	}
+	return mlflow.WriteJSON(c.Response(), mlflow.PresignedDownload{URL: url, Headers: struct{}{}, FileSize: size})
+}

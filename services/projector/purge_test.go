@@ -1,0 +1,154 @@
+package projector
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/runledger/runledger/pkg/events"
+)
+
+// purgeHistory returns the events of a run before its end, and those of its end,
+// with another run's between them.
+func (w *world) purgeHistory() (before, end []entry, run string) {
+	other := newRunID()
+	run = newRunID()
+	for w.shardOf(run) != w.shardOf(other) {
+		run = newRunID()
+	}
+	status := events.RunStatus_RUN_STATUS_FINISHED
+	meta := func(run string, e *events.Event) entry { return w.ofRun(run, events.KindMeta, e) }
+	everything := func(run string, from int) []entry {
+		return []entry{
+			w.logged(run, series("loss", from, 20)...),
+			w.logged(run, events.Point{Key: "acc", Step: int64(from), Link: &events.MetricLink{ModelId: "m-" + run}}),
+			meta(run, &events.Event{Data: &events.Event_RunParametersLogged{RunParametersLogged: &events.RunParametersLogged{
+				RunId: run, Parameters: []*events.Parameter{{Key: fmt.Sprint("p", from), Value: "1"}},
+			}}}),
+			meta(run, &events.Event{Data: &events.Event_RunInputsLogged{RunInputsLogged: &events.RunInputsLogged{
+				RunId: run, Datasets: []*events.DatasetInput{{Name: fmt.Sprint("d", from), Digest: "1"}}, ModelIds: []string{"m"},
+			}}}),
+			meta(run, &events.Event{Data: &events.Event_RunUpdated{RunUpdated: &events.RunUpdated{RunId: run, Status: &status}}}),
+		}
+	}
+	before = append(before, w.created(other), w.created(run))
+	before = append(before, everything(other, 0)...)
+	before = append(before, everything(run, 0)...)
+	// The last rows of every table but runs are those of the run.
+	end = append(end, everything(other, 10)...)
+	end = append(end, everything(run, 10)...)
+	end = append(end,
+		meta(run, &events.Event{Data: &events.Event_RunDeleted{RunDeleted: &events.RunDeleted{RunId: run}}}),
+		meta(run, &events.Event{Data: &events.Event_RunPurged{RunPurged: &events.RunPurged{RunId: run}}}),
+		meta(run, &events.Event{Data: &events.Event_ArtifactsPurged{ArtifactsPurged: &events.ArtifactsPurged{
+			Owner: &events.ArtifactsPurged_RunId{RunId: run}, Files: 1, Bytes: 2,
+		}}}),
+	)
+	// Rows of others behind it in every table: their watermarks alone do not tell
+	// whether the deletes were done.
+	end = append(end, everything(other, 30)...)
+	model := "m-" + newRunID()
+	for stream, _ := w.log.LoggedModelSubject("7", model); stream != w.shardOf(run); stream, _ = w.log.LoggedModelSubject("7", model) {
+		model = "m-" + newRunID()
+	}
+	end = append(end, w.ofModel(model, &events.Event{Data: &events.Event_LoggedModelCreated{LoggedModelCreated: &events.LoggedModelCreated{
+		ModelId: model, ExperimentId: "7", Name: "m",
+	}}}))
+	return before, end, run
+}
+
+func (w *world) shardOf(run string) string {
+	stream, _ := w.log.RunSubject("7", run, events.KindMeta)
+	return stream
+}
+
+// Wherever the projector is lost around a purge, and however the batches are cut
+// then, nothing of the run is left and nothing of the other is lost.
+func TestProjectorIsLostAroundAPurge(t *testing.T) {
+	const first, small = 10_000, 30 // rows of a batch before and after the loss
+	steps := 1
+	// Each statement has a step before and one after it, which is as good as the
+	// one before the next.
+	for step := 0; step < steps; step += 2 {
+		t.Run(fmt.Sprint("step ", step), func(t *testing.T) {
+			w := newWorld(t)
+			before, end, run := w.purgeHistory()
+			w.mustPublish(before...)
+			_, stop := w.start(nil)
+			w.wait()
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+			w.mustPublish(end...)
+			var mu sync.Mutex
+			n := 0
+			lost := make(chan struct{})
+			_, stop = w.start(func(c *Config) {
+				c.FlushRows = first
+				c.failpoint = func(stream, _ string, _ bool) error {
+					if stream != w.shardOf(run) {
+						return nil
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					if n++; n == step+1 {
+						close(lost)
+					}
+					if n > step {
+						return errCrash // and this life is over
+					}
+					return nil
+				}
+			})
+			select {
+			case <-lost:
+			case <-w.caughtUpSoon():
+			}
+			if err := stop(); err != nil && !errors.Is(err, errCrash) {
+				t.Fatal(err)
+			}
+			mu.Lock()
+			steps = max(steps, step+3) // until a life has no such step
+			if n <= step {
+				steps = 0
+			}
+			mu.Unlock()
+			_, stop = w.start(func(c *Config) { c.FlushRows = small })
+			w.wait()
+			w.check()
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// caughtUpSoon returns a channel that is closed when every stream is projected.
+func (w *world) caughtUpSoon() <-chan struct{} {
+	done := make(chan struct{})
+	go func() { // ends with the wait, which is bounded
+		defer close(done)
+		_ = w.caughtUp()
+	}()
+	return done
+}
+
+// The rows of a run that is purged are deleted by the engine, not only hidden.
+func TestPurgedRowsAreDeleted(t *testing.T) {
+	w := newWorld(t)
+	before, end, purged := w.purgeHistory()
+	w.mustPublish(before...)
+	w.start(nil)
+	w.wait()
+	w.mustPublish(end...)
+	w.wait()
+	w.check()
+	for _, table := range tablesOfRuns {
+		until(t, "the rows are gone from "+string(table), func() bool {
+			var n uint64
+			err := w.conn.QueryRow(t.Context(), fmt.Sprintf("SELECT count() FROM %s WHERE replaceAll(toString(run_id), '-', '') = $1", table), purged).Scan(&n)
+			return err == nil && n == 0
+		})
+	}
+}

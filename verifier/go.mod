@@ -1,0 +1,3 @@
+module github.com/runledger/runledger/verifier
+
+go 1.26.0
