@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"iter"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -16,32 +14,6 @@ const All = held
 // LastAbout returns the sequence of the last event about a model, which may be
 // deleted by now. It returns ErrDamaged for a model that never was.
 func (l *Ledger) LastAbout(model uint64) (uint64, error) { return l.lastOf(model) }
-
-// Times yields the times of the entries from index from to before index to, and
-// stops at the first error: ErrDamaged for what is no entry.
-func (l *Ledger) Times(from, to uint64) iter.Seq2[time.Time, error] {
-	return func(yield func(time.Time, error) bool) {
-		entries, err := l.db.NewIter(&pebble.IterOptions{LowerBound: numberKey(prefixEntry, from), UpperBound: numberKey(prefixEntry, to)})
-		if err != nil {
-			yield(time.Time{}, err)
-			return
-		}
-		more := true
-		for entries.First(); more && entries.Valid(); entries.Next() {
-			var e struct {
-				Time time.Time `json:"time"`
-			}
-			if err := json.Unmarshal(entries.Value(), &e); err != nil {
-				more = yield(time.Time{}, fmt.Errorf("read the time of an entry: %w: %w", err, ErrDamaged))
-				break
-			}
-			more = yield(e.Time, nil)
-		}
-		if err := errors.Join(entries.Error(), entries.Close()); err != nil && more {
-			yield(time.Time{}, err)
-		}
-	}
-}
 
 // hadName reports whether a model had the name at some time in the first size
 // entries. Nearly always the first one says so: most models are never renamed.

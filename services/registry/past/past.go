@@ -9,6 +9,7 @@ package past
 import (
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 	"sort"
 	"sync"
@@ -161,7 +162,7 @@ func (p *Past) Before(ctx context.Context, t time.Time) (uint64, error) {
 	}
 	block := sort.Search(len(p.latest), func(i int) bool { return p.latest[i].After(t) })
 	n := uint64(block) * blockSize
-	for at, err := range p.ledger.Times(n, size) {
+	for at, err := range p.times(n, size) {
 		if err != nil {
 			return 0, fmt.Errorf("entries until %v: %w", t, err)
 		}
@@ -183,7 +184,7 @@ func (p *Past) addBlock(ctx context.Context) error {
 		latest = p.latest[blocks-1]
 	}
 	first := uint64(len(p.latest)) * blockSize
-	for at, err := range p.ledger.Times(first, first+blockSize) {
+	for at, err := range p.times(first, first+blockSize) {
 		if err != nil {
 			return err
 		}
@@ -193,6 +194,33 @@ func (p *Past) addBlock(ctx context.Context) error {
 	}
 	p.latest = append(p.latest, latest)
 	return nil
+}
+
+// times yields the times of the entries from index from to before index to.
+func (p *Past) times(from, to uint64) iter.Seq2[time.Time, error] {
+	return func(yield func(time.Time, error) bool) {
+		for canonical, err := range p.ledger.Canonicals(from, to) {
+			var at time.Time
+			if err == nil {
+				at, err = entryTime(canonical)
+			}
+			if !yield(at, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func entryTime(canonical []byte) (time.Time, error) {
+	e, err := ledger.ParseEntry(canonical)
+	if err != nil {
+		return time.Time{}, err
+	}
+	at, err := time.Parse(time.RFC3339Nano, e.Time)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("time of entry %d: %w: %w", e.Index, err, ledger.ErrDamaged)
+	}
+	return at, nil
 }
 
 func (p *Past) take(ctx context.Context) error {
