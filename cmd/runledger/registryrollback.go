@@ -32,8 +32,8 @@ type rollbackAnswer struct {
 	To      uint64           `json:"to"`
 	Seq     uint64           `json:"seq"`
 	Changes []rollbackChange `json:"changes"`
-	First   uint64           `json:"first_entry"`
-	Last    uint64           `json:"last_entry"`
+	First   uint64           `json:"first_seq"`
+	Last    uint64           `json:"last_seq"`
 	Message string           `json:"message"` // of an error
 }
 

@@ -12,7 +12,7 @@ import (
 // In a terminal nothing is changed before the answer is yes, and then what was
 // shown, on the condition that it was shown under.
 func TestRollbackAsksFirst(t *testing.T) {
-	const answer = `{"to":41,"seq":51,"first_entry":52,"last_entry":52,` +
+	const answer = `{"to":41,"seq":51,"first_seq":52,"last_seq":52,` +
 		`"changes":[{"model":"m","version":"","what":"alias","key":"a\u001b[2J","from":"2","to":null}]}`
 	for input, want := range map[string]int{"y\n": 2, "YES\n": 2, "yes": 2, "n\n": 1, "\n": 1, "": 1} {
 		var requests []map[string]any

@@ -52,8 +52,8 @@ type rollbackResponse struct {
 	Seq     uint64         `json:"seq"`
 	Changes []catalog.Step `json:"changes"`
 	// First and Last are the numbers of the entries of the rollback, 0 for none.
-	First uint64 `json:"first_entry"`
-	Last  uint64 `json:"last_entry"`
+	First uint64 `json:"first_seq"`
+	Last  uint64 `json:"last_seq"`
 }
 
 // rollback is a decided one.

@@ -265,7 +265,7 @@ func checkBatch(t rapid.TB, recs []eventlog.Record, a answer, reason string) {
 			t.Fatalf("event of a rollback: %+v", rec.Attributes)
 		}
 	}
-	if len(recs) > 0 && (a.body["first_entry"] != float64(recs[0].Seq) || a.body["last_entry"] != float64(recs[len(recs)-1].Seq)) {
+	if len(recs) > 0 && (a.body["first_seq"] != float64(recs[0].Seq) || a.body["last_seq"] != float64(recs[len(recs)-1].Seq)) {
 		t.Fatalf("%v, the events are %d to %d", a.body, recs[0].Seq, recs[len(recs)-1].Seq)
 	}
 }
@@ -286,7 +286,7 @@ func TestRollback(t *testing.T) {
 		`{"from":"worse","model":"m","to":null,"version":"2","what":"description"},` +
 		`{"from":"Production","model":"m","to":"None","version":"3","what":"stage"},` +
 		`{"from":"3","key":"champion","model":"m","to":"1","what":"alias"}],` +
-		`"dry_run":false,"first_entry":11,"last_entry":14,"seq":10,"to":5}`
+		`"dry_run":false,"first_seq":11,"last_seq":14,"seq":10,"to":5}`
 	if got := toJSON(t, a.body); got != want {
 		t.Fatalf("\n got %s\nwant %s", got, want)
 	}
@@ -305,7 +305,7 @@ func TestRollback(t *testing.T) {
 	if next := s.addVersion("m"); next != "4" {
 		t.Errorf("the next version is %s", next)
 	}
-	if a := s.rollback("m", fields{"to": 14, "reason": "again"}); toJSON(t, a.body["changes"]) != "[]" || a.body["first_entry"] != 0.0 {
+	if a := s.rollback("m", fields{"to": 14, "reason": "again"}); toJSON(t, a.body["changes"]) != "[]" || a.body["first_seq"] != 0.0 {
 		t.Errorf("nothing to roll back: %v", a.body)
 	}
 }
@@ -471,7 +471,7 @@ func TestRollbacksRace(t *testing.T) {
 		if a.status != http.StatusOK || len(changes) == 0 {
 			continue
 		}
-		first, last := int(a.body["first_entry"].(float64)), int(a.body["last_entry"].(float64))
+		first, last := int(a.body["first_seq"].(float64)), int(a.body["last_seq"].(float64))
 		checkBatch(t, recs[first-1:last], a, "race")
 		// What the difference was computed on was still so.
 		before, seq := fold(t, recs[:first-1]), uint64(a.body["seq"].(float64))
