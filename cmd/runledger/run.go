@@ -90,7 +90,7 @@ func upCommand() *cobra.Command {
 
 func registryCommand() *cobra.Command {
 	cmd := serviceCommand(parts{registry: true}, "registry", "Run the model registry, or ask one")
-	cmd.AddCommand(historyCommand())
+	cmd.AddCommand(historyCommand(), rollbackCommand())
 	return cmd
 }
 

@@ -24,6 +24,9 @@ import (
 const (
 	// maxBatchMessages is the server's limit of one atomic batch.
 	maxBatchMessages = 1000
+	// MaxEvents is how many events one command may append: a batch that is not
+	// full yet always has room for them.
+	MaxEvents = maxBatchMessages / 2
 	// maxSeparate is up to how many messages that do not need each other are
 	// published each for itself: for each atomic batch the server makes a store
 	// of its own on disk, which costs as much as about this many messages
@@ -265,7 +268,7 @@ func (l *Lane) gather(first *command) (b *Batch, carry *command) {
 			switch {
 			case !ok:
 				return b, nil
-			case len(b.msgs) >= maxBatchMessages/2 || b.bytes >= l.config.BatchBytes || len(b.decided) >= maxBatchMessages:
+			case len(b.msgs) >= MaxEvents || b.bytes >= l.config.BatchBytes || len(b.decided) >= maxBatchMessages:
 				return b, cmd
 			}
 			b.decide(cmd)

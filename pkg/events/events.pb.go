@@ -186,6 +186,8 @@ type Event struct {
 	//	*Event_WebhookCreated
 	//	*Event_WebhookUpdated
 	//	*Event_WebhookDeleted
+	//	*Event_RegisteredModelRestored
+	//	*Event_ModelVersionRestored
 	Data          isEvent_Data `protobuf_oneof:"data"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -633,6 +635,24 @@ func (x *Event) GetWebhookDeleted() *WebhookDeleted {
 	return nil
 }
 
+func (x *Event) GetRegisteredModelRestored() *RegisteredModelRestored {
+	if x != nil {
+		if x, ok := x.Data.(*Event_RegisteredModelRestored); ok {
+			return x.RegisteredModelRestored
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetModelVersionRestored() *ModelVersionRestored {
+	if x != nil {
+		if x, ok := x.Data.(*Event_ModelVersionRestored); ok {
+			return x.ModelVersionRestored
+		}
+	}
+	return nil
+}
+
 type isEvent_Data interface {
 	isEvent_Data()
 }
@@ -817,6 +837,14 @@ type Event_WebhookDeleted struct {
 	WebhookDeleted *WebhookDeleted `protobuf:"bytes,82,opt,name=webhook_deleted,json=webhookDeleted,proto3,oneof"`
 }
 
+type Event_RegisteredModelRestored struct {
+	RegisteredModelRestored *RegisteredModelRestored `protobuf:"bytes,90,opt,name=registered_model_restored,json=registeredModelRestored,proto3,oneof"`
+}
+
+type Event_ModelVersionRestored struct {
+	ModelVersionRestored *ModelVersionRestored `protobuf:"bytes,91,opt,name=model_version_restored,json=modelVersionRestored,proto3,oneof"`
+}
+
 func (*Event_RunCreated) isEvent_Data() {}
 
 func (*Event_RunUpdated) isEvent_Data() {}
@@ -906,6 +934,10 @@ func (*Event_WebhookCreated) isEvent_Data() {}
 func (*Event_WebhookUpdated) isEvent_Data() {}
 
 func (*Event_WebhookDeleted) isEvent_Data() {}
+
+func (*Event_RegisteredModelRestored) isEvent_Data() {}
+
+func (*Event_ModelVersionRestored) isEvent_Data() {}
 
 // Tag is a key and its value.
 type Tag struct {
@@ -4010,11 +4042,232 @@ func (x *WebhookDeleted) GetWebhookId() string {
 	return ""
 }
 
+// RegisteredModelRestored brings a deleted model back under its old name and as
+// the model that it was, but without aliases, and with all of its versions as
+// deleted ones.
+type RegisteredModelRestored struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Name              string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id                uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`                                                        // the sequence of the event that created it
+	NextVersion       uint64                 `protobuf:"varint,3,opt,name=next_version,json=nextVersion,proto3" json:"next_version,omitempty"`                   // of the model when it was deleted
+	CreationTimestamp int64                  `protobuf:"varint,4,opt,name=creation_timestamp,json=creationTimestamp,proto3" json:"creation_timestamp,omitempty"` // milliseconds
+	Description       string                 `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
+	Tags              []*Tag                 `protobuf:"bytes,6,rep,name=tags,proto3" json:"tags,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *RegisteredModelRestored) Reset() {
+	*x = RegisteredModelRestored{}
+	mi := &file_events_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisteredModelRestored) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisteredModelRestored) ProtoMessage() {}
+
+func (x *RegisteredModelRestored) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisteredModelRestored.ProtoReflect.Descriptor instead.
+func (*RegisteredModelRestored) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *RegisteredModelRestored) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RegisteredModelRestored) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *RegisteredModelRestored) GetNextVersion() uint64 {
+	if x != nil {
+		return x.NextVersion
+	}
+	return 0
+}
+
+func (x *RegisteredModelRestored) GetCreationTimestamp() int64 {
+	if x != nil {
+		return x.CreationTimestamp
+	}
+	return 0
+}
+
+func (x *RegisteredModelRestored) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *RegisteredModelRestored) GetTags() []*Tag {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+// ModelVersionRestored brings a deleted version back, as it once was but for its
+// aliases.
+type ModelVersionRestored struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Name              string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version           uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	CreationTimestamp int64                  `protobuf:"varint,3,opt,name=creation_timestamp,json=creationTimestamp,proto3" json:"creation_timestamp,omitempty"` // milliseconds
+	Stage             string                 `protobuf:"bytes,4,opt,name=stage,proto3" json:"stage,omitempty"`
+	Source            string                 `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
+	RunId             string                 `protobuf:"bytes,6,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	RunLink           string                 `protobuf:"bytes,7,opt,name=run_link,json=runLink,proto3" json:"run_link,omitempty"`
+	Description       string                 `protobuf:"bytes,8,opt,name=description,proto3" json:"description,omitempty"`
+	Tags              []*Tag                 `protobuf:"bytes,9,rep,name=tags,proto3" json:"tags,omitempty"`
+	UserId            string                 `protobuf:"bytes,10,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	ModelId           string                 `protobuf:"bytes,11,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
+	StorageLocation   string                 `protobuf:"bytes,12,opt,name=storage_location,json=storageLocation,proto3" json:"storage_location,omitempty"` // as in ModelVersionCreated
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *ModelVersionRestored) Reset() {
+	*x = ModelVersionRestored{}
+	mi := &file_events_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelVersionRestored) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelVersionRestored) ProtoMessage() {}
+
+func (x *ModelVersionRestored) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelVersionRestored.ProtoReflect.Descriptor instead.
+func (*ModelVersionRestored) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ModelVersionRestored) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ModelVersionRestored) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ModelVersionRestored) GetCreationTimestamp() int64 {
+	if x != nil {
+		return x.CreationTimestamp
+	}
+	return 0
+}
+
+func (x *ModelVersionRestored) GetStage() string {
+	if x != nil {
+		return x.Stage
+	}
+	return ""
+}
+
+func (x *ModelVersionRestored) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ModelVersionRestored) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *ModelVersionRestored) GetRunLink() string {
+	if x != nil {
+		return x.RunLink
+	}
+	return ""
+}
+
+func (x *ModelVersionRestored) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *ModelVersionRestored) GetTags() []*Tag {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *ModelVersionRestored) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *ModelVersionRestored) GetModelId() string {
+	if x != nil {
+		return x.ModelId
+	}
+	return ""
+}
+
+func (x *ModelVersionRestored) GetStorageLocation() string {
+	if x != nil {
+		return x.StorageLocation
+	}
+	return ""
+}
+
 var File_events_proto protoreflect.FileDescriptor
 
 const file_events_proto_rawDesc = "" +
 	"\n" +
-	"\fevents.proto\x12\x13runledger.events.v1\"\xbb\x1f\n" +
+	"\fevents.proto\x12\x13runledger.events.v1\"\x8a!\n" +
 	"\x05Event\x12B\n" +
 	"\vrun_created\x18\x01 \x01(\v2\x1f.runledger.events.v1.RunCreatedH\x00R\n" +
 	"runCreated\x12B\n" +
@@ -4066,7 +4319,9 @@ const file_events_proto_rawDesc = "" +
 	"\x10artifacts_purged\x18H \x01(\v2$.runledger.events.v1.ArtifactsPurgedH\x00R\x0fartifactsPurged\x12N\n" +
 	"\x0fwebhook_created\x18P \x01(\v2#.runledger.events.v1.WebhookCreatedH\x00R\x0ewebhookCreated\x12N\n" +
 	"\x0fwebhook_updated\x18Q \x01(\v2#.runledger.events.v1.WebhookUpdatedH\x00R\x0ewebhookUpdated\x12N\n" +
-	"\x0fwebhook_deleted\x18R \x01(\v2#.runledger.events.v1.WebhookDeletedH\x00R\x0ewebhookDeletedB\x06\n" +
+	"\x0fwebhook_deleted\x18R \x01(\v2#.runledger.events.v1.WebhookDeletedH\x00R\x0ewebhookDeleted\x12j\n" +
+	"\x19registered_model_restored\x18Z \x01(\v2,.runledger.events.v1.RegisteredModelRestoredH\x00R\x17registeredModelRestored\x12a\n" +
+	"\x16model_version_restored\x18[ \x01(\v2).runledger.events.v1.ModelVersionRestoredH\x00R\x14modelVersionRestoredB\x06\n" +
 	"\x04data\"-\n" +
 	"\x03Tag\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -4301,7 +4556,28 @@ const file_events_proto_rawDesc = "" +
 	"\x0e_sealed_secret\"/\n" +
 	"\x0eWebhookDeleted\x12\x1d\n" +
 	"\n" +
-	"webhook_id\x18\x01 \x01(\tR\twebhookId*\xa0\x01\n" +
+	"webhook_id\x18\x01 \x01(\tR\twebhookId\"\xdf\x01\n" +
+	"\x17RegisteredModelRestored\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x12!\n" +
+	"\fnext_version\x18\x03 \x01(\x04R\vnextVersion\x12-\n" +
+	"\x12creation_timestamp\x18\x04 \x01(\x03R\x11creationTimestamp\x12 \n" +
+	"\vdescription\x18\x05 \x01(\tR\vdescription\x12,\n" +
+	"\x04tags\x18\x06 \x03(\v2\x18.runledger.events.v1.TagR\x04tags\"\x82\x03\n" +
+	"\x14ModelVersionRestored\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12-\n" +
+	"\x12creation_timestamp\x18\x03 \x01(\x03R\x11creationTimestamp\x12\x14\n" +
+	"\x05stage\x18\x04 \x01(\tR\x05stage\x12\x16\n" +
+	"\x06source\x18\x05 \x01(\tR\x06source\x12\x15\n" +
+	"\x06run_id\x18\x06 \x01(\tR\x05runId\x12\x19\n" +
+	"\brun_link\x18\a \x01(\tR\arunLink\x12 \n" +
+	"\vdescription\x18\b \x01(\tR\vdescription\x12,\n" +
+	"\x04tags\x18\t \x03(\v2\x18.runledger.events.v1.TagR\x04tags\x12\x17\n" +
+	"\auser_id\x18\n" +
+	" \x01(\tR\x06userId\x12\x19\n" +
+	"\bmodel_id\x18\v \x01(\tR\amodelId\x12)\n" +
+	"\x10storage_location\x18\f \x01(\tR\x0fstorageLocation*\xa0\x01\n" +
 	"\tRunStatus\x12\x1a\n" +
 	"\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12RUN_STATUS_RUNNING\x10\x01\x12\x18\n" +
@@ -4328,7 +4604,7 @@ func file_events_proto_rawDescGZIP() []byte {
 }
 
 var file_events_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_events_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_events_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_events_proto_goTypes = []any{
 	(RunStatus)(0),                      // 0: runledger.events.v1.RunStatus
 	(LoggedModelStatus)(0),              // 1: runledger.events.v1.LoggedModelStatus
@@ -4383,6 +4659,8 @@ var file_events_proto_goTypes = []any{
 	(*WebhookCreated)(nil),              // 50: runledger.events.v1.WebhookCreated
 	(*WebhookUpdated)(nil),              // 51: runledger.events.v1.WebhookUpdated
 	(*WebhookDeleted)(nil),              // 52: runledger.events.v1.WebhookDeleted
+	(*RegisteredModelRestored)(nil),     // 53: runledger.events.v1.RegisteredModelRestored
+	(*ModelVersionRestored)(nil),        // 54: runledger.events.v1.ModelVersionRestored
 }
 var file_events_proto_depIdxs = []int32{
 	5,  // 0: runledger.events.v1.Event.run_created:type_name -> runledger.events.v1.RunCreated
@@ -4430,30 +4708,34 @@ var file_events_proto_depIdxs = []int32{
 	50, // 42: runledger.events.v1.Event.webhook_created:type_name -> runledger.events.v1.WebhookCreated
 	51, // 43: runledger.events.v1.Event.webhook_updated:type_name -> runledger.events.v1.WebhookUpdated
 	52, // 44: runledger.events.v1.Event.webhook_deleted:type_name -> runledger.events.v1.WebhookDeleted
-	3,  // 45: runledger.events.v1.RunCreated.tags:type_name -> runledger.events.v1.Tag
-	0,  // 46: runledger.events.v1.RunUpdated.status:type_name -> runledger.events.v1.RunStatus
-	4,  // 47: runledger.events.v1.RunParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 48: runledger.events.v1.RunTagsSet.tags:type_name -> runledger.events.v1.Tag
-	14, // 49: runledger.events.v1.MetricsLogged.links:type_name -> runledger.events.v1.MetricLink
-	16, // 50: runledger.events.v1.RunInputsLogged.datasets:type_name -> runledger.events.v1.DatasetInput
-	3,  // 51: runledger.events.v1.DatasetInput.tags:type_name -> runledger.events.v1.Tag
-	18, // 52: runledger.events.v1.RunOutputsLogged.models:type_name -> runledger.events.v1.ModelOutput
-	3,  // 53: runledger.events.v1.ExperimentCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 54: runledger.events.v1.ExperimentTagSet.tag:type_name -> runledger.events.v1.Tag
-	3,  // 55: runledger.events.v1.RegisteredModelCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 56: runledger.events.v1.RegisteredModelTagSet.tag:type_name -> runledger.events.v1.Tag
-	3,  // 57: runledger.events.v1.ModelVersionCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 58: runledger.events.v1.ModelVersionTagSet.tag:type_name -> runledger.events.v1.Tag
-	4,  // 59: runledger.events.v1.LoggedModelCreated.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 60: runledger.events.v1.LoggedModelCreated.tags:type_name -> runledger.events.v1.Tag
-	1,  // 61: runledger.events.v1.LoggedModelFinalized.status:type_name -> runledger.events.v1.LoggedModelStatus
-	4,  // 62: runledger.events.v1.LoggedModelParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 63: runledger.events.v1.LoggedModelTagsSet.tags:type_name -> runledger.events.v1.Tag
-	64, // [64:64] is the sub-list for method output_type
-	64, // [64:64] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	53, // 45: runledger.events.v1.Event.registered_model_restored:type_name -> runledger.events.v1.RegisteredModelRestored
+	54, // 46: runledger.events.v1.Event.model_version_restored:type_name -> runledger.events.v1.ModelVersionRestored
+	3,  // 47: runledger.events.v1.RunCreated.tags:type_name -> runledger.events.v1.Tag
+	0,  // 48: runledger.events.v1.RunUpdated.status:type_name -> runledger.events.v1.RunStatus
+	4,  // 49: runledger.events.v1.RunParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 50: runledger.events.v1.RunTagsSet.tags:type_name -> runledger.events.v1.Tag
+	14, // 51: runledger.events.v1.MetricsLogged.links:type_name -> runledger.events.v1.MetricLink
+	16, // 52: runledger.events.v1.RunInputsLogged.datasets:type_name -> runledger.events.v1.DatasetInput
+	3,  // 53: runledger.events.v1.DatasetInput.tags:type_name -> runledger.events.v1.Tag
+	18, // 54: runledger.events.v1.RunOutputsLogged.models:type_name -> runledger.events.v1.ModelOutput
+	3,  // 55: runledger.events.v1.ExperimentCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 56: runledger.events.v1.ExperimentTagSet.tag:type_name -> runledger.events.v1.Tag
+	3,  // 57: runledger.events.v1.RegisteredModelCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 58: runledger.events.v1.RegisteredModelTagSet.tag:type_name -> runledger.events.v1.Tag
+	3,  // 59: runledger.events.v1.ModelVersionCreated.tags:type_name -> runledger.events.v1.Tag
+	3,  // 60: runledger.events.v1.ModelVersionTagSet.tag:type_name -> runledger.events.v1.Tag
+	4,  // 61: runledger.events.v1.LoggedModelCreated.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 62: runledger.events.v1.LoggedModelCreated.tags:type_name -> runledger.events.v1.Tag
+	1,  // 63: runledger.events.v1.LoggedModelFinalized.status:type_name -> runledger.events.v1.LoggedModelStatus
+	4,  // 64: runledger.events.v1.LoggedModelParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
+	3,  // 65: runledger.events.v1.LoggedModelTagsSet.tags:type_name -> runledger.events.v1.Tag
+	3,  // 66: runledger.events.v1.RegisteredModelRestored.tags:type_name -> runledger.events.v1.Tag
+	3,  // 67: runledger.events.v1.ModelVersionRestored.tags:type_name -> runledger.events.v1.Tag
+	68, // [68:68] is the sub-list for method output_type
+	68, // [68:68] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_events_proto_init() }
@@ -4507,6 +4789,8 @@ func file_events_proto_init() {
 		(*Event_WebhookCreated)(nil),
 		(*Event_WebhookUpdated)(nil),
 		(*Event_WebhookDeleted)(nil),
+		(*Event_RegisteredModelRestored)(nil),
+		(*Event_ModelVersionRestored)(nil),
 	}
 	file_events_proto_msgTypes[4].OneofWrappers = []any{}
 	file_events_proto_msgTypes[45].OneofWrappers = []any{
@@ -4520,7 +4804,7 @@ func file_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_events_proto_rawDesc), len(file_events_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -31,6 +31,7 @@ const (
 	HeaderSeq            = "Runledger-Seq"        // of a write; of a read of one model, the last event about it
 	HeaderExpectSeq      = "Runledger-Expect-Seq" // of a write to the registry: only if that is the last event about the model
 	HeaderWatermark      = "Runledger-Watermark"  // of a read
+	HeaderAsOf           = "Runledger-As-Of"      // of a read of the registry's past: after how many entries
 	HeaderStale          = "Runledger-Stale"      // of a read that did not wait long enough
 )
 
@@ -153,13 +154,13 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, drain time.Durat
 // begins with a slash, and "mlflow" is added before it. A request must be read
 // within bodyTimeout, and its context ends then.
 func MLflow(e *echo.Echo, method, path string, h echo.HandlerFunc) {
-	e.Add(method, "/api/2.0/mlflow"+path, h, limitTime)
-	e.Add(method, "/ajax-api/2.0/mlflow"+path, h, limitTime)
+	e.Add(method, "/api/2.0/mlflow"+path, h, LimitTime)
+	e.Add(method, "/ajax-api/2.0/mlflow"+path, h, LimitTime)
 }
 
-// limitTime keeps a client that sends its body a byte at a time from holding
-// what the request has reserved.
-func limitTime(h echo.HandlerFunc) echo.HandlerFunc {
+// LimitTime is middleware for a request with a body: it keeps a client that sends
+// that a byte at a time from holding what the request has reserved.
+func LimitTime(h echo.HandlerFunc) echo.HandlerFunc {
 	return func(ec echo.Context) error {
 		err := http.NewResponseController(ec.Response()).SetReadDeadline(time.Now().Add(bodyTimeout))
 		if err != nil && !errors.Is(err, http.ErrNotSupported) {

@@ -385,6 +385,10 @@ func (w *world) history(t *rapid.T) []entry {
 			out = append(out, entry{events.StreamRegistry, events.ModelSubject("m"), &events.Event{Data: &events.Event_ModelVersionCreated{ModelVersionCreated: &events.ModelVersionCreated{
 				Name: "m", Version: 3, RunId: run,
 			}}}})
+			out = append(out, entry{events.StreamRegistry, events.ModelSubject("m"), rapid.SampledFrom([]*events.Event{
+				{Data: &events.Event_ModelVersionRestored{ModelVersionRestored: &events.ModelVersionRestored{Name: "m", Version: 3, RunId: run, ModelId: "l"}}},
+				{Data: &events.Event_RegisteredModelRestored{RegisteredModelRestored: &events.RegisteredModelRestored{Name: "m", Id: 1, NextVersion: 4}}},
+			}).Draw(t, "restored")})
 			out = append(out, entry{events.StreamRegistry, events.WebhookSubject("w"), rapid.SampledFrom([]*events.Event{
 				{Data: &events.Event_WebhookCreated{WebhookCreated: &events.WebhookCreated{WebhookId: "w", Name: value, Events: []string{"prompt.created"}, SealedSecret: []byte{1}}}},
 				{Data: &events.Event_WebhookUpdated{WebhookUpdated: &events.WebhookUpdated{WebhookId: "w", Name: &value}}},

@@ -15,6 +15,7 @@ import (
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/services/registry/catalog"
+	"github.com/runledger/runledger/services/registry/ledger"
 )
 
 // anonymous is the actor of a request that names none.
@@ -40,11 +41,16 @@ type command struct {
 	// to change, or what is wrong in MLflow's words. It looks at nothing but the
 	// state and the command: it may be called again on another state.
 	decide func(*catalog.State) (*events.Event, error)
+	// rollback has, instead of decide, what was decided before.
+	rollback *rollback
 }
 
 // last returns the sequence of the last event about what the command is about,
 // 0 for what is not there.
 func (cmd command) last(st *catalog.State) uint64 {
+	if cmd.rollback != nil && cmd.rollback.whole {
+		return st.Seq()
+	}
 	if cmd.webhook != "" {
 		if w, ok := st.Webhook(cmd.webhook); ok {
 			return w.Last
@@ -57,11 +63,34 @@ func (cmd command) last(st *catalog.State) uint64 {
 	return 0
 }
 
-// outcome is what became of a command: the state after it, and the version that
-// its event is about, if it is about one.
+// sameAs reports whether an entry is what the command made when it was sent
+// before.
+func (cmd command) sameAs(e ledger.Entry) bool {
+	if cmd.rollback != nil {
+		return e.Source == cmd.rollback.source() && (cmd.model == "" || e.Model == cmd.model)
+	}
+	return e.Action == cmd.action && e.Model == cmd.model && e.Webhook() == cmd.webhook
+}
+
+// events returns the events that make the change.
+func (cmd command) events(st *catalog.State) ([]*events.Event, error) {
+	if cmd.rollback != nil {
+		return cmd.rollback.events(cmd.last(st))
+	}
+	event, err := cmd.decide(st)
+	if event == nil || err != nil {
+		return nil, err
+	}
+	return []*events.Event{event}, nil
+}
+
+// outcome is what became of a command: the state after it, the version that its
+// last event is about, if it is about one, and the entry of that event when the
+// command was done before.
 type outcome struct {
 	state   *catalog.State
 	version uint64
+	done    *ledger.Entry
 }
 
 // do runs a command and returns when its event is on disk and in this process's
@@ -90,6 +119,9 @@ func (s *Service) commit(c echo.Context, cmd command) (outcome, error) {
 	var err error
 	if cmd.expect, err = expectedSeq(c); err != nil {
 		return outcome{}, err
+	}
+	if cmd.rollback != nil {
+		attrs.Source, attrs.Reason = cmd.rollback.source(), cmd.rollback.reason
 	}
 	var out outcome
 	pos, err := s.lane.Do(c.Request().Context(), func(ctx context.Context, b *eventlog.Batch) error {
@@ -222,9 +254,9 @@ func (d *decider) decide(ctx context.Context, b *eventlog.Batch, cmd command, at
 	}
 	for range decideRetries {
 		base := d.base()
-		out, event, err := d.decideOn(base, cmd, attrs)
-		if err == nil && event != nil {
-			return d.append(b, base, cmd, event, attrs)
+		out, changes, err := d.decideOn(base, cmd, attrs)
+		if err == nil && len(changes) > 0 {
+			return d.append(b, base, cmd, changes, attrs)
 		}
 		// A refusal, or nothing to do, holds if the state is the present one.
 		// The condition of the batch says so for a command that follows others.
@@ -257,7 +289,7 @@ func (d *decider) takeTurns(ctx context.Context) error {
 	return nil
 }
 
-func (d *decider) decideOn(base *catalog.State, cmd command, attrs events.Attributes) (outcome, *events.Event, error) {
+func (d *decider) decideOn(base *catalog.State, cmd command, attrs events.Attributes) (outcome, []*events.Event, error) {
 	if key := attrs.IdempotencyKey; key != "" {
 		if d.pending[key] {
 			return outcome{}, nil, apierr.Errorf(apierr.RequestLimitExceeded,
@@ -267,13 +299,13 @@ func (d *decider) decideOn(base *catalog.State, cmd command, attrs events.Attrib
 		if err != nil {
 			return outcome{}, nil, err
 		}
-		if done && (entry.Action != cmd.action || entry.Model != cmd.model || entry.Webhook() != cmd.webhook) {
+		if done && !cmd.sameAs(entry) {
 			return outcome{}, nil, apierr.Errorf(apierr.InvalidParameterValue,
 				"The %s was used before, for %s of '%s'", httpapi.HeaderIdempotencyKey, entry.Action, entry.Model)
 		}
 		if done {
 			version, _ := strconv.ParseUint(entry.Version, 10, 64)
-			return outcome{state: base, version: version}, nil, nil
+			return outcome{state: base, version: version, done: &entry}, nil, nil
 		}
 	}
 	if last := cmd.last(base); cmd.expect != nil && *cmd.expect != last {
@@ -281,25 +313,36 @@ func (d *decider) decideOn(base *catalog.State, cmd command, attrs events.Attrib
 			"The %s is %d, but the last event about it is %d: it was changed in between. Read it again.",
 			httpapi.HeaderExpectSeq, *cmd.expect, last)
 	}
-	event, err := cmd.decide(base)
-	return outcome{state: base}, event, err
+	changes, err := cmd.events(base)
+	return outcome{state: base}, changes, err
 }
 
-func (d *decider) append(b *eventlog.Batch, base *catalog.State, cmd command, event *events.Event, attrs events.Attributes) (outcome, error) {
-	next, change, err := base.Apply(base.Seq()+1, attrs.Time, event)
-	if err != nil {
-		return outcome{}, err
-	}
-	var expect eventlog.Expect
-	if !d.wrote {
-		expect = eventlog.Expect{Stream: true, Seq: base.Seq()}
-	}
-	subject := events.ModelSubject(change.Model)
-	if cmd.webhook != "" {
-		subject = events.WebhookSubject(cmd.webhook)
-	}
-	if err := b.Append(subject, attrs, event, expect, nil); err != nil {
-		return outcome{}, err
+// append adds the events of a command to the batch, each on the state after the
+// one before.
+func (d *decider) append(b *eventlog.Batch, base *catalog.State, cmd command, changes []*events.Event, attrs events.Attributes) (outcome, error) {
+	var out outcome
+	next := base
+	for i, event := range changes {
+		var change catalog.Change
+		var err error
+		if next, change, err = next.Apply(next.Seq()+1, attrs.Time, event); err != nil {
+			return outcome{}, err
+		}
+		var expect eventlog.Expect
+		if !d.wrote && i == 0 {
+			expect = eventlog.Expect{Stream: true, Seq: base.Seq()}
+		}
+		subject := events.ModelSubject(change.Model)
+		if cmd.webhook != "" {
+			subject = events.WebhookSubject(cmd.webhook)
+		}
+		if i > 0 {
+			attrs.ID = events.NewID()
+		}
+		if err := b.Append(subject, attrs, event, expect, nil); err != nil {
+			return outcome{}, err
+		}
+		out = outcome{state: next, version: change.Version}
 	}
 	d.wrote, d.ahead = true, next
 	if attrs.IdempotencyKey != "" {
@@ -308,5 +351,5 @@ func (d *decider) append(b *eventlog.Batch, base *catalog.State, cmd command, ev
 		}
 		d.pending[attrs.IdempotencyKey] = true
 	}
-	return outcome{state: next, version: change.Version}, nil
+	return out, nil
 }

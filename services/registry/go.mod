@@ -16,6 +16,7 @@ require (
 	github.com/runledger/runledger/pkg v0.0.0
 	github.com/synadia-io/orbit.go/jetstreamext v0.3.2
 	golang.org/x/mod v0.42.0
+	google.golang.org/protobuf v1.36.12
 	pgregory.net/rapid v1.3.0
 )
 
@@ -63,7 +64,6 @@ require (
 	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
 	golang.org/x/time v0.16.0 // indirect
-	google.golang.org/protobuf v1.36.12 // indirect
 )
 
 require (

@@ -26,7 +26,8 @@ type historyResponse struct {
 	NextPageToken string                `json:"next_page_token"`
 }
 
-// history answers with the ledger's entries about a model, oldest first.
+// history answers with the ledger's entries about a model, oldest first, as of
+// now or any moment.
 func (s *Service) history(c echo.Context) error {
 	name, err := url.PathUnescape(c.Param("name"))
 	if err != nil {
@@ -40,8 +41,11 @@ func (s *Service) history(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	s.read(c)
-	entries, next, more, known, err := s.ledger.History(name, from.Index, limit)
+	size, err := s.sizeAsOf(c)
+	if err != nil {
+		return err
+	}
+	entries, next, more, known, err := s.ledger.HistoryAsOf(name, size, from.Index, limit)
 	if err != nil {
 		return err
 	}

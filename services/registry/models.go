@@ -65,7 +65,11 @@ func (s *Service) getModel(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	m, err := findModel(s.read(c), req.Name)
+	st, err := s.readAsOf(c)
+	if err != nil {
+		return err
+	}
+	m, err := findModel(st, req.Name)
 	if err != nil {
 		return err
 	}
@@ -144,7 +148,11 @@ func (s *Service) latestVersions(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	m, err := findModel(s.read(c), req.Name)
+	st, err := s.readAsOf(c)
+	if err != nil {
+		return err
+	}
+	m, err := findModel(st, req.Name)
 	if err != nil {
 		return err
 	}

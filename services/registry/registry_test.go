@@ -334,3 +334,12 @@ func TestAnswersToBadInput(t *testing.T) {
 		}
 	}
 }
+
+func toJSON(t testing.TB, v any) string {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}

@@ -96,8 +96,12 @@ func (s *Service) searchModels(c echo.Context) error {
 		return filterError(err)
 	}
 	expr, prompts := splitPrompt(expr)
+	st, err := s.readAsOf(c)
+	if err != nil {
+		return err
+	}
 	var matches []ranked[*catalog.Model]
-	for m := range s.read(c).Models() {
+	for m := range st.Models() {
 		if !prompts && m.Tags[tagPrompt] == "true" || !filter.Match(expr, modelRecord{m}) {
 			continue
 		}
@@ -134,8 +138,12 @@ func (s *Service) searchVersions(c echo.Context) error {
 		orders = []filter.Order{{Key: "last_updated_timestamp", Desc: true}}
 	}
 	expr, prompts := splitPrompt(expr)
+	st, err := s.readAsOf(c)
+	if err != nil {
+		return err
+	}
 	var matches []ranked[versionRecord]
-	for m := range s.read(c).Models() {
+	for m := range st.Models() {
 		if !prompts && hasPromptVersion(m) {
 			continue
 		}

@@ -70,7 +70,11 @@ func (s *Service) getVersion(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	m, v, err := findVersion(s.read(c), req.Name, req.Version)
+	st, err := s.readAsOf(c)
+	if err != nil {
+		return err
+	}
+	m, v, err := findVersion(st, req.Name, req.Version)
 	if err != nil {
 		return err
 	}
@@ -83,7 +87,11 @@ func (s *Service) downloadURI(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	_, v, err := findVersion(s.read(c), req.Name, req.Version)
+	st, err := s.readAsOf(c)
+	if err != nil {
+		return err
+	}
+	_, v, err := findVersion(st, req.Name, req.Version)
 	if err != nil {
 		return err
 	}
@@ -298,7 +306,11 @@ func (s *Service) getByAlias(c echo.Context) error {
 	if err := mlflow.ValidateAlias(req.Alias); err != nil {
 		return err
 	}
-	m, v, err := findByAlias(s.read(c), req.Name, req.Alias)
+	st, err := s.readAsOf(c)
+	if err != nil {
+		return err
+	}
+	m, v, err := findByAlias(st, req.Name, req.Alias)
 	if err != nil {
 		return err
 	}

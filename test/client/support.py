@@ -26,6 +26,11 @@ def unique(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex[:12]}"
 
 
+def program() -> str:
+    """The path of the program under test."""
+    return os.environ.get("RUNLEDGER_BIN", str(REPOSITORY / "bin" / "runledger"))
+
+
 def client_3(what: str) -> pytest.MarkDecorator:
     """Skips a test of `what` with clients of mlflow 2, which do not have it."""
     return pytest.mark.skipif(OLD_CLIENT, reason=f"mlflow {mlflow.__version__} has no {what}")
@@ -50,11 +55,10 @@ class Runledger:
         return self.data.with_suffix(".log")
 
     def start(self) -> None:
-        binary = os.environ.get("RUNLEDGER_BIN", str(REPOSITORY / "bin" / "runledger"))
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [
-                    binary,
+                    program(),
                     "up",
                     *("--data", str(self.data)),
                     *("--listen", "127.0.0.1:0"),

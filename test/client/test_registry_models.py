@@ -1,5 +1,7 @@
 """Loading registered models, and prompts, which are registered models of their own kind."""
 
+import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
 
-from support import Api, client_3, unique
+from support import Api, client_3, program, unique
 
 
 class Adder(PythonModel):
@@ -83,6 +85,66 @@ def test_a_copy_of_a_version_loads(client: MlflowClient, adders: str) -> None:
     assert add(f"models:/{target}/3") == 2
     with pytest.raises(MlflowException, match="not found"):
         client.copy_model_version(f"models:/{adders}/99", target)
+
+
+def rollback(server: str, *args: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [program(), "registry", "rollback", "--server", server, *args],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.runledger
+def test_a_rollback_brings_back_what_an_alias_loads(
+    client: MlflowClient, server: str, adders: str
+) -> None:
+    name = unique("rolled")
+    for n in (1, 2):
+        client.copy_model_version(f"models:/{adders}/{n}", name)
+    client.set_registered_model_alias(name, "champion", "1")
+    client.transition_model_version_stage(name, "1", "Production")
+    history = requests.get(f"{server}/api/v1/models/{name}/history", timeout=60).json()
+    good, when = str(history["entries"][-1]["seq"]), str(history["entries"][-1]["time"])
+    client.set_registered_model_alias(name, "champion", "2")
+    client.transition_model_version_stage(name, "2", "Production", archive_existing_versions=True)
+    client.delete_model_version(name, "1")
+    assert add(f"models:/{name}@champion") == 2
+
+    then = requests.get(
+        f"{server}/api/2.0/mlflow/registered-models/alias",
+        params={"name": name, "alias": "champion", "as_of": when},
+        timeout=60,
+    )
+    assert then.json()["model_version"]["version"] == "1"
+    assert then.headers["Runledger-As-Of"] == good
+
+    refused = rollback(server, name, "--to", good, "--reason", "worse")
+    assert refused.returncode == 1
+    assert f"version 1 of '{name}'" in refused.stderr
+    plan = rollback(server, name, "--to", good, "--restore", "--dry-run")
+    assert (plan.returncode, plan.stderr) == (0, "")
+    assert add(f"models:/{name}@champion") == 2
+    done = rollback(server, name, "--to", when, "--restore", "--reason", "worse")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(plan.stdout)
+    assert add(f"models:/{name}@champion") == 1
+    assert add(f"models:/{name}/Production") == 1
+    assert client.get_model_version(name, "2").current_stage == "None"
+
+    undo = re.search(r"roll back to entry (\d+)", done.stdout)
+    assert undo is not None
+    again = rollback(server, name, "--to", undo.group(1), "--reason", "it was not worse")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert add(f"models:/{name}@champion") == 2
+    assert add(f"models:/{name}/Production") == 2
+    with pytest.raises(MlflowException, match="not found"):
+        client.get_model_version(name, "1")
+    nothing = rollback(server, name, "--to", undo.group(1), "--reason", "again")
+    assert nothing.stdout.startswith("Nothing to change")
 
 
 def test_a_deleted_version_is_nowhere(client: MlflowClient, model: str, run: str) -> None:

@@ -248,6 +248,10 @@ func subjectOf(e *events.Event) (kind, id string) {
 		return "registered_model", d.AliasSet.GetName()
 	case *events.Event_AliasDeleted:
 		return "registered_model", d.AliasDeleted.GetName()
+	case *events.Event_RegisteredModelRestored:
+		return "registered_model", d.RegisteredModelRestored.GetName()
+	case *events.Event_ModelVersionRestored:
+		return version(d.ModelVersionRestored.GetName(), d.ModelVersionRestored.GetVersion())
 	case *events.Event_WebhookCreated:
 		return "webhook", d.WebhookCreated.GetWebhookId()
 	case *events.Event_WebhookUpdated:

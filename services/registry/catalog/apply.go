@@ -177,10 +177,9 @@ func (s *State) change(seq uint64, now int64, e *events.Event) (Change, error) {
 			for _, alias := range m.AliasesOf(v.Number) {
 				m.Aliases = without(m.Aliases, alias)
 			}
-			*v = Version{
-				Number: v.Number, Created: v.Created, Updated: now, Stage: StageDeleted, Tags: v.Tags,
-				Source: RedactedSource, RunID: RedactedRunID, RunLink: RedactedRunLink,
-			}
+			tags := v.Tags
+			*v = *redacted(v.Number, v.Created, now)
+			v.Tags = tags
 			return nil
 		})
 
@@ -197,8 +196,56 @@ func (s *State) change(seq uint64, now int64, e *events.Event) (Change, error) {
 			v.Tags = without(v.Tags, t.GetKey())
 			return nil
 		})
+
+	case *events.Event_RegisteredModelRestored:
+		return s.restoreModel(seq, now, d.RegisteredModelRestored)
+
+	case *events.Event_ModelVersionRestored:
+		r := d.ModelVersionRestored
+		c, err := s.edit(r.GetName(), func(m *Model) error {
+			if old := m.AnyVersion(r.GetVersion()); old == nil || !old.Deleted() {
+				return misfit("model %q has no deleted version %d", m.Name, r.GetVersion())
+			}
+			m.Updated = now
+			m.versions = m.versions.Set(r.GetVersion(), &Version{
+				Number: r.GetVersion(), Created: r.GetCreationTimestamp(), Updated: now, Stage: r.GetStage(),
+				Description: r.GetDescription(), UserID: r.GetUserId(), Source: r.GetSource(), StorageLocation: r.GetStorageLocation(),
+				RunID: r.GetRunId(), RunLink: r.GetRunLink(), ModelID: r.GetModelId(), Tags: tagMap(r.GetTags()),
+			})
+			return nil
+		})
+		return c.of(r.GetVersion()), err
 	}
 	return Change{}, misfit("not an event of the registry")
+}
+
+func (s *State) restoreModel(seq uint64, now int64, r *events.RegisteredModelRestored) (Change, error) {
+	if _, ok := s.Model(r.GetName()); ok {
+		return Change{}, misfit("model %q exists", r.GetName())
+	}
+	if r.GetId() >= seq || r.GetNextVersion() < 1 || r.GetNextVersion() > seq {
+		return Change{}, misfit("model %d with %d as its next version, restored by event %d", r.GetId(), r.GetNextVersion(), seq)
+	}
+	m := &Model{
+		ID: r.GetId(), Name: r.GetName(), Created: r.GetCreationTimestamp(), Updated: now, Next: r.GetNextVersion(),
+		Description: r.GetDescription(), Tags: tagMap(r.GetTags()),
+	}
+	c := Change{Model: m.Name, Current: m}
+	versions := immutable.NewSortedMapBuilder[uint64, *Version](nil)
+	for n := uint64(1); n < m.Next; n++ {
+		versions.Set(n, redacted(n, now, now))
+		c.Versions = append(c.Versions, n)
+	}
+	m.versions = versions.Map()
+	return c, nil
+}
+
+// redacted returns the mark of a deleted version.
+func redacted(number uint64, created, updated int64) *Version {
+	return &Version{
+		Number: number, Created: created, Updated: updated, Stage: StageDeleted,
+		Source: RedactedSource, RunID: RedactedRunID, RunLink: RedactedRunLink,
+	}
 }
 
 func (s *State) moveStage(e *events.ModelVersionStageSet, now int64) (Change, error) {

@@ -177,6 +177,16 @@ func (s *State) Model(name string) (*Model, bool) { return s.models.Get(name) }
 // Models yields the models by name, in byte order.
 func (s *State) Models() iter.Seq[*Model] { return values(s.models) }
 
+// ModelByID returns the model with that id, nil for none. It looks at all.
+func (s *State) ModelByID(id uint64) *Model {
+	for m := range s.Models() {
+		if m.ID == id {
+			return m
+		}
+	}
+	return nil
+}
+
 // Len returns the number of models.
 func (s *State) Len() int { return s.models.Len() }
 

@@ -23,7 +23,13 @@ func (c Change) Diff() (before, after Document) {
 		}
 		return before, after
 	case c.Previous == nil:
-		return nil, c.Current.document()
+		after = c.Current.document()
+		versions := Document{}
+		for v := range c.Current.AllVersions() {
+			versions[number(v.Number)] = v.document()
+		}
+		after.table("versions", versions)
+		return nil, after
 	case c.Current == nil:
 		before = c.Previous.document()
 		stages := Document{}

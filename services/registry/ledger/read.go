@@ -111,9 +111,14 @@ const MaxHistoryBytes = 8 << 20
 // go on from, and more whether there is any more. known is false for a name
 // that never was.
 func (l *Ledger) History(name string, from uint64, limit int) (entries []HistoryEntry, next uint64, more, known bool, err error) {
+	return l.HistoryAsOf(name, All, from, limit)
+}
+
+// HistoryAsOf is History as it was when there were size entries.
+func (l *Ledger) HistoryAsOf(name string, size, from uint64, limit int) (entries []HistoryEntry, next uint64, more, known bool, err error) {
 	snapshot := l.db.NewSnapshot()
 	defer func() { err = errors.Join(err, snapshot.Close()) }()
-	m, err := newMerge(snapshot, name, from)
+	m, err := newMerge(snapshot, name, size, from)
 	if err != nil {
 		return nil, 0, false, false, fmt.Errorf("history of %q: %w", name, err)
 	}
@@ -157,7 +162,7 @@ type merge struct {
 // span is what belongs to a name: the entries of a model up to the last.
 type span struct{ model, last uint64 }
 
-func newMerge(r pebble.Reader, name string, from uint64) (_ *merge, err error) {
+func newMerge(r pebble.Reader, name string, size, from uint64) (_ *merge, err error) {
 	m := &merge{r: r, from: from}
 	prefix := namePrefix(name)
 	iter, err := r.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
@@ -173,6 +178,16 @@ func newMerge(r pebble.Reader, name string, from uint64) (_ *merge, err error) {
 		last, ok := number(iter.Value())
 		if !ok {
 			return nil, fmt.Errorf("key %q: %w", iter.Key(), ErrDamaged)
+		}
+		if size != All {
+			had, err := hadName(r, model, name, size)
+			if err != nil {
+				return nil, err
+			}
+			if !had {
+				continue
+			}
+			last = min(last, size-1)
 		}
 		m.known = true
 		if last >= from {

@@ -103,6 +103,23 @@ func Fold(recs []eventlog.Record) map[string]*Model {
 		case *events.Event_ModelVersionTagDeleted:
 			e := d.ModelVersionTagDeleted
 			delete(version(e.Name, e.Version).Tags, e.Key)
+		case *events.Event_RegisteredModelRestored:
+			e := d.RegisteredModelRestored
+			m := &Model{Created: e.CreationTimestamp, Updated: now, Description: e.Description, Tags: tags(e.Tags), Aliases: map[string]uint64{}}
+			for range e.NextVersion - 1 {
+				m.Versions = append(m.Versions, &Version{
+					Created: now, Updated: now, Stage: "Deleted_Internal", Tags: map[string]string{},
+					Source: "REDACTED-SOURCE-PATH", RunID: "REDACTED-RUN-ID", RunLink: "REDACTED-RUN-LINK",
+				})
+			}
+			models[e.Name] = m
+		case *events.Event_ModelVersionRestored:
+			e := d.ModelVersionRestored
+			*version(e.Name, e.Version) = Version{
+				Created: e.CreationTimestamp, Updated: now, Stage: e.Stage, Description: e.Description, UserID: e.UserId,
+				Source: e.Source, Location: e.StorageLocation, RunID: e.RunId, RunLink: e.RunLink, ModelID: e.ModelId, Tags: tags(e.Tags),
+			}
+			models[e.Name].Updated = now
 		case *events.Event_AliasSet:
 			models[d.AliasSet.Name].Aliases[d.AliasSet.Alias] = d.AliasSet.Version
 		case *events.Event_AliasDeleted:

@@ -1,0 +1,49 @@
+package ledger
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// All is a size that stands for all entries, whatever their number.
+const All = held
+
+// LastAbout returns the sequence of the last event about a model, which may be
+// deleted by now. It returns ErrDamaged for a model that never was.
+func (l *Ledger) LastAbout(model uint64) (uint64, error) { return l.lastOf(model) }
+
+// hadName reports whether a model had the name at some time in the first size
+// entries. Nearly always the first one says so: most models are never renamed.
+func hadName(r pebble.Reader, model uint64, name string, size uint64) (had bool, err error) {
+	iter, err := r.NewIter(&pebble.IterOptions{
+		LowerBound: numberKey(prefixHistory, model), UpperBound: numberKey(prefixHistory, model, size),
+	})
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, iter.Error(), iter.Close()) }()
+	for iter.First(); iter.Valid(); iter.Next() {
+		index, _ := number(iter.Key())
+		canonical, err := get(r, numberKey(prefixEntry, index))
+		if err != nil {
+			return false, err
+		}
+		e, err := ParseEntry(canonical)
+		if err != nil {
+			return false, err
+		}
+		var after struct {
+			Name string `json:"name"`
+		}
+		if err := json.Unmarshal(e.After, &after); err != nil {
+			return false, fmt.Errorf("entry %d: %w: %w", index, err, ErrDamaged)
+		}
+		if e.Model == name || after.Name == name {
+			return true, nil
+		}
+	}
+	return false, nil
+}
