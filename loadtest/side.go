@@ -60,7 +60,8 @@ func (s *side) fill(ctx context.Context, runs int) (time.Duration, error) {
 	for n := range runs {
 		group.Go(func() error { return s.fillRun(inner, n) })
 	}
-	return time.Since(began), group.Wait()
+	err := group.Wait()
+	return time.Since(began), err
 }
 
 // fillRun creates the nth run to search through: of its own start time, and
