@@ -1,5 +1,5 @@
 # What a user needs:   make run · make demo · make test
-# What a change needs: make lint · make generate · make conformance · make torture · make bench
+# What a change needs: make lint · make generate · make conformance · make torture · make bench · make bench-mlflow
 
 GO       ?= go
 PYTHON   ?= python3
@@ -9,11 +9,12 @@ VENV     := .venv
 PY       := $(VENV)/bin/python
 PY_2.9   := $(VENV)-2.9/bin/python
 PY_INT   := $(VENV)-integrations/bin/python
+PY_BENCH := $(VENV)-bench/bin/python
 # The race detector needs a C compiler.
 RACE     := $(if $(shell command -v $${CC:-cc}),-race)
 URI      ?= http://127.0.0.1:5000
 
-.PHONY: help build run demo test test-go test-client test-client-2.9 test-differential test-integrations conformance lint generate torture bench clean
+.PHONY: help build run demo test test-go test-client test-client-2.9 test-differential test-integrations conformance lint generate torture bench bench-mlflow clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -46,6 +47,12 @@ $(PY_INT): test/integrations/requirements.txt
 	@echo "Making a Python environment with PyTorch and others in $(VENV)-integrations (6 GB, once)"
 	$(PYTHON) -m venv $(VENV)-integrations
 	$(PY_INT) -m pip install --quiet --disable-pip-version-check -r test/integrations/requirements.txt
+	@touch $@
+
+$(PY_BENCH): loadtest/requirements.txt
+	@echo "Making a Python environment with MLflow's server in $(VENV)-bench (once)"
+	$(PYTHON) -m venv $(VENV)-bench
+	$(PY_BENCH) -m pip install --quiet --disable-pip-version-check -r loadtest/requirements.txt
 	@touch $@
 
 demo: $(PY) ## Run a real sweep against the server of `make run` (URI=…)
@@ -92,5 +99,8 @@ torture: build ## Kill the server under load, many times (KILLS=500)
 bench: build ## Measure ingest beside the bare ClickHouse insert rate
 	$(GO) run ./loadtest bench --bin bin/runledger
 
+bench-mlflow: build $(PY_BENCH) ## Measure beside MLflow's own server (PostgreSQL where it is installed)
+	$(GO) run ./loadtest mlflow --bin bin/runledger --mlflow $(VENV)-bench/bin/mlflow
+
 clean: ## Remove what was built (not data directories)
-	rm -rf bin $(VENV) $(VENV)-2.9 $(VENV)-integrations engine/node_modules
+	rm -rf bin $(VENV) $(VENV)-2.9 $(VENV)-integrations $(VENV)-bench engine/node_modules

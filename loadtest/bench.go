@@ -287,13 +287,13 @@ func (b *bench) others(ctx context.Context, i *instance) error {
 
 	b.logger.Info("single requests")
 	err = b.closedLoop(i, fmt.Sprintf("log-metric, %d at a time", smallConnections), func() (*latencies, float64, error) {
-		return i.logMetrics(ctx, b.duration, smallConnections)
+		return i.client.logMetrics(ctx, b.duration, smallConnections)
 	})
 	if err != nil {
 		return err
 	}
 	err = b.closedLoop(i, fmt.Sprintf("create-run and log-batch of 10, %d at a time", b.connections), func() (*latencies, float64, error) {
-		return i.createRuns(ctx, b.duration, b.connections)
+		return i.client.createAndLog(ctx, b.duration, b.connections)
 	})
 	if err != nil {
 		return err

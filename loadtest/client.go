@@ -51,7 +51,8 @@ func newClient(base string, connections int) (*client, error) {
 func (c *client) close() { c.http.CloseIdleConnections() }
 
 // post calls an endpoint of MLflow's API, and repeats the request as long as
-// the server asks for that. into, when not nil, receives the answer.
+// the server asks for that. into, when not nil, receives the answer, a
+// *bytes.Buffer as it came, anything else decoded.
 func (c *client) post(ctx context.Context, path string, body []byte, into any) error {
 	for try := 0; ; try++ {
 		again, err := c.postOnce(ctx, path, body, into)
@@ -113,7 +114,14 @@ func (c *client) do(req *http.Request, into any) (*http.Response, error) {
 		said, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10)) // what there is of it
 		return res, fmt.Errorf("%s: %s: %s", req.URL.Path, res.Status, said)
 	}
-	if into != nil {
+	switch into := into.(type) {
+	case nil:
+	case *bytes.Buffer:
+		into.Reset()
+		if _, err := into.ReadFrom(res.Body); err != nil {
+			return res, fmt.Errorf("%s: read the answer: %w", req.URL.Path, err)
+		}
+	default:
 		if err := json.NewDecoder(res.Body).Decode(into); err != nil {
 			return res, fmt.Errorf("%s: decode the answer: %w", req.URL.Path, err)
 		}
@@ -126,6 +134,13 @@ func (c *client) do(req *http.Request, into any) (*http.Response, error) {
 
 // createRun creates a run in the default experiment, and returns its id.
 func (c *client) createRun(ctx context.Context) (string, error) {
+	return c.createRunIn(ctx, "0", "", time.Now().UnixMilli())
+}
+
+// createRunIn creates a run, with a name of the server's when name is empty.
+// The start is in milliseconds since the Unix epoch; neither id nor name need
+// escaping.
+func (c *client) createRunIn(ctx context.Context, experiment, name string, start int64) (string, error) {
 	var created struct {
 		Run struct {
 			Info struct {
@@ -133,7 +148,7 @@ func (c *client) createRun(ctx context.Context) (string, error) {
 			} `json:"info"`
 		} `json:"run"`
 	}
-	body := fmt.Appendf(nil, `{"experiment_id": "0", "user_id": "loadtest", "start_time": %d, "tags": []}`, time.Now().UnixMilli())
+	body := fmt.Appendf(nil, `{"experiment_id": "%s", "user_id": "loadtest", "run_name": "%s", "start_time": %d, "tags": []}`, experiment, name, start)
 	err := c.post(ctx, "runs/create", body, &created)
 	return created.Run.Info.RunID, err
 }

@@ -175,8 +175,11 @@ func bannerURL(stdout io.Reader) (string, error) {
 }
 
 // said returns the end of the server's log.
-func (i *instance) said() string {
-	b, err := os.ReadFile(i.stderr.Name())
+func (i *instance) said() string { return endOf(i.stderr.Name()) }
+
+// endOf returns the end of a file, or why it cannot be read.
+func endOf(path string) string {
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()
 	}

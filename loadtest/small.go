@@ -34,8 +34,8 @@ func closedLoop(ctx context.Context, d time.Duration, connections int, work func
 }
 
 // logMetrics logs single points, each connection those of a run of its own.
-func (i *instance) logMetrics(ctx context.Context, d time.Duration, connections int) (*latencies, float64, error) {
-	runs, err := i.client.createRuns(ctx, connections)
+func (c *client) logMetrics(ctx context.Context, d time.Duration, connections int) (*latencies, float64, error) {
+	runs, err := c.createRuns(ctx, connections)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -44,20 +44,20 @@ func (i *instance) logMetrics(ctx context.Context, d time.Duration, connections 
 		bodies[connection] = encodeMetric(bodies[connection][:0], runs[connection], events.Point{
 			Key: metricKeys[0], Value: 1 / float64(n+1), Timestamp: time.Now().UnixMilli(), Step: int64(n),
 		})
-		return i.client.post(ctx, "runs/log-metric", bodies[connection], nil)
+		return c.post(ctx, "runs/log-metric", bodies[connection], nil)
 	})
 }
 
-// createRuns creates runs and logs ten points to each.
-func (i *instance) createRuns(ctx context.Context, d time.Duration, connections int) (*latencies, float64, error) {
+// createAndLog creates runs and logs ten points to each.
+func (c *client) createAndLog(ctx context.Context, d time.Duration, connections int) (*latencies, float64, error) {
 	body := encodeBatch(workload{runs: 1, batches: 1}.points(0)[:10])
 	return closedLoop(ctx, d, connections, func(ctx context.Context, _, _ int) error {
-		run, err := i.client.createRun(ctx)
+		run, err := c.createRun(ctx)
 		if err != nil {
 			return err
 		}
 		body := bytes.Clone(body)
 		setRunID(body, run)
-		return i.client.post(ctx, "runs/log-batch", body, nil)
+		return c.post(ctx, "runs/log-batch", body, nil)
 	})
 }

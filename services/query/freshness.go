@@ -91,14 +91,14 @@ func (f *freshness) ofRuns(ctx context.Context, experimentIDs []uint64) ([]event
 	group.SetLimit(maxAsked)
 	for shard, stream := range streams {
 		places[shard].Stream = stream
-		if len(experimentIDs) > maxAskedExperiments {
-			group.Go(func() (err error) {
-				places[shard].Seq, err = f.log.LastSeq(ctx, stream)
-				return err
-			})
-			continue
-		}
 		group.Go(func() error {
+			end, err := f.log.LastSeq(ctx, stream)
+			// The last event of an experiment costs the log a look at each of its
+			// runs: it is not asked while the tables have everything anyway.
+			if err != nil || end <= f.reader.Watermark(stream) || len(experimentIDs) > maxAskedExperiments {
+				places[shard].Seq = end
+				return err
+			}
 			for _, id := range experimentIDs {
 				_, seq, err := f.log.LastFor(ctx, stream, events.RunSubject(shard, formatExperimentID(id), events.Any, events.KindAny))
 				if err != nil {
