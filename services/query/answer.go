@@ -13,12 +13,13 @@ import (
 // so that an error until then is answered as one.
 type answer struct {
 	list    string // the name of the list
+	empty   bool   // an empty list is written too
 	enc     *jsontext.Encoder
 	started bool
 }
 
 func newAnswer(ec echo.Context, list string) *answer {
-	return &answer{list: list, enc: jsontext.NewEncoder(lateHead{ec})}
+	return &answer{list: list, enc: jsontext.NewEncoder(lateHead{ec, echo.MIMEApplicationJSON})}
 }
 
 func (a *answer) tokens(tokens ...jsontext.Token) error {
@@ -32,19 +33,28 @@ func (a *answer) tokens(tokens ...jsontext.Token) error {
 
 // item adds an item to the list.
 func (a *answer) item(v any) error {
-	if !a.started {
-		a.started = true
-		if err := a.tokens(jsontext.BeginObject, jsontext.String(a.list), jsontext.BeginArray); err != nil {
-			return err
-		}
+	if err := a.start(); err != nil {
+		return err
 	}
 	return json.MarshalEncode(a.enc, v)
 }
 
-// end completes the answer. An empty list is left out, and so is an empty token.
+func (a *answer) start() error {
+	if a.started {
+		return nil
+	}
+	a.started = true
+	return a.tokens(jsontext.BeginObject, jsontext.String(a.list), jsontext.BeginArray)
+}
+
+// end completes the answer. An empty token is left out, and so is an empty list
+// where MLflow leaves it out.
 func (a *answer) end(nextPageToken string) error {
-	if !a.started {
+	if !a.started && !a.empty {
 		return a.tokens(jsontext.BeginObject, jsontext.EndObject)
+	}
+	if err := a.start(); err != nil {
+		return err
 	}
 	if err := a.tokens(jsontext.EndArray); err != nil {
 		return err
@@ -57,13 +67,34 @@ func (a *answer) end(nextPageToken string) error {
 	return a.tokens(jsontext.EndObject)
 }
 
+// endWith completes the answer with a member after the list.
+func (a *answer) endWith(name string, v any) error {
+	if err := a.start(); err != nil {
+		return err
+	}
+	if err := a.tokens(jsontext.EndArray, jsontext.String(name)); err != nil {
+		return err
+	}
+	if err := json.MarshalEncode(a.enc, v); err != nil {
+		return err
+	}
+	return a.tokens(jsontext.EndObject)
+}
+
 // lateHead writes the head of an answer before its first bytes.
-type lateHead struct{ ec echo.Context }
+type lateHead struct {
+	ec          echo.Context
+	contentType string
+}
 
 func (w lateHead) Write(p []byte) (int, error) {
+	w.begin()
+	return w.ec.Response().Write(p)
+}
+
+func (w lateHead) begin() {
 	if !w.ec.Response().Committed {
-		w.ec.Response().Header().Set(echo.HeaderContentType, echo.MIMEApplicationJSON)
+		w.ec.Response().Header().Set(echo.HeaderContentType, w.contentType)
 		w.ec.Response().WriteHeader(http.StatusOK)
 	}
-	return w.ec.Response().Write(p)
 }

@@ -112,6 +112,7 @@ func (s *Service) Register(e *echo.Echo) {
 	httpapi.MLflow(e, http.MethodGet, "/logged-models/:model_id", s.getModel)
 	httpapi.MLflow(e, http.MethodPost, "/logged-models/search", s.searchModels)
 	httpapi.MLflow(e, http.MethodPost, "/experiments/search-datasets", s.searchDatasets)
+	e.POST("/api/v1/series", s.answerSeries)
 }
 
 // Ready reports whether both the log and ClickHouse answer.
