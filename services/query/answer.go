@@ -67,6 +67,20 @@ func (a *answer) end(nextPageToken string) error {
 	return a.tokens(jsontext.EndObject)
 }
 
+// endWith completes the answer with a member after the list.
+func (a *answer) endWith(name string, v any) error {
+	if err := a.start(); err != nil {
+		return err
+	}
+	if err := a.tokens(jsontext.EndArray, jsontext.String(name)); err != nil {
+		return err
+	}
+	if err := json.MarshalEncode(a.enc, v); err != nil {
+		return err
+	}
+	return a.tokens(jsontext.EndObject)
+}
+
 // lateHead writes the head of an answer before its first bytes.
 type lateHead struct {
 	ec          echo.Context

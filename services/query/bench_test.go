@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/ClickHouse/clickhouse-go/v2"
+
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/services/query"
 )
@@ -169,4 +171,51 @@ func BenchmarkAudit(b *testing.B) {
 			}
 		}
 	})
+}
+
+// A series by columns, beside a scan by ClickHouse alone of what it reads.
+func BenchmarkSeries(b *testing.B) {
+	f := newFixture(b)
+	f.project()
+	register := func(points, runs int) (ids []string) {
+		for range runs {
+			id := f.longSeries("loss", points)
+			f.insert(testRun{id: id, experiment: 1, metrics: []point{{key: "loss"}}})
+			ids = append(ids, id)
+		}
+		return ids
+	}
+	for _, c := range []struct {
+		name         string
+		points, runs int
+		columns      int
+	}{
+		{"1x1M", 1_000_000, 1, 1000},
+		{"1x10M", 10_000_000, 1, 1000},
+		{"100x10k", 10_000, 100, 1000},
+		{"1000x10k", 10_000, 1000, 300},
+	} {
+		ids := register(c.points, c.runs)
+		uuids := make([]string, len(ids))
+		for i, id := range ids {
+			uuids[i] = testRun{id: id}.uuid().String()
+		}
+		b.Run(c.name, func(b *testing.B) {
+			body := map[string]any{"run_ids": ids, "metric_keys": []string{"loss"}, "columns": c.columns}
+			for b.Loop() {
+				if w := f.postV1("/series", body); w.Code != 200 {
+					b.Fatal(w.Body)
+				}
+			}
+		})
+		b.Run(c.name+"/scan", func(b *testing.B) {
+			for b.Loop() {
+				var n uint64
+				if err := f.conn.QueryRow(b.Context(), "SELECT count() FROM metrics WHERE run_id IN {ids:Array(UUID)} AND key = 'loss' AND NOT ignore(step, value)",
+					clickhouse.Named("ids", uuids)).Scan(&n); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

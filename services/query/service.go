@@ -116,6 +116,7 @@ func (s *Service) Register(e *echo.Echo) {
 	e.GET("/api/v1/audit/counts", s.countAudit)
 	e.GET("/api/v1/artifacts", s.listArtifacts)
 	e.GET("/api/v1/gc/candidates", s.candidates)
+	e.POST("/api/v1/series", s.answerSeries)
 }
 
 // Ready reports whether both the log and ClickHouse answer.
