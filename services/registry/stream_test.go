@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 	natsd "github.com/nats-io/nats-server/v2/server"
@@ -437,26 +438,59 @@ func checkAcknowledged(t *testing.T, log *eventlog.Log, dir string, acknowledged
 	t.Logf("%d kills, %d commands acknowledged, %d entries", kills, len(acknowledged), len(recs))
 }
 
+// Commands to the registry, beside what a disk allows at most: as many writers
+// that commit to Pebble, synced, and do nothing else.
 func BenchmarkCommands(b *testing.B) {
-	for _, writers := range []int{1, 16} {
-		b.Run(fmt.Sprint(writers, " writers"), func(b *testing.B) {
-			s := start(b, openLog(b, natstest.Start(b)), b.TempDir())
-			defer s.close()
-			s.create("m")
-			s.addVersion("m")
+	for _, writers := range []int{1, 16, 64} {
+		run := func(b *testing.B, command func(i int64)) {
 			var next atomic.Int64
 			var wg sync.WaitGroup
 			b.ResetTimer()
 			for range writers {
 				wg.Go(func() {
 					for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
-						s.must("POST", "model-versions/set-tag", fields{"name": "m", "version": "1", "key": "k", "value": fmt.Sprint(i)})
+						command(i)
 					}
 				})
 			}
 			wg.Wait()
 			b.StopTimer()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commands/s")
+		}
+		b.Run(fmt.Sprint(writers, " writers"), func(b *testing.B) {
+			s := start(b, openLog(b, natstest.Start(b)), b.TempDir())
+			defer s.close()
+			s.create("m")
+			s.addVersion("m")
+			run(b, func(i int64) {
+				s.must("POST", "model-versions/set-tag", fields{"name": "m", "version": "1", "key": "k", "value": fmt.Sprint(i)})
+			})
+		})
+		b.Run(fmt.Sprint(writers, " writers, bare Pebble"), func(b *testing.B) {
+			db, err := pebble.Open(b.TempDir(), &pebble.Options{Logger: quiet{}})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer func() {
+				if err := db.Close(); err != nil {
+					b.Error(err)
+				}
+			}()
+			entry := make([]byte, 512)
+			run(b, func(i int64) {
+				if err := db.Set(fmt.Append(nil, i), entry, pebble.Sync); err != nil {
+					b.Error(err)
+				}
+			})
 		})
 	}
+}
+
+// quiet is a logger of Pebble's that says nothing.
+type quiet struct{}
+
+func (quiet) Infof(string, ...any)  {}
+func (quiet) Errorf(string, ...any) {}
+func (quiet) Fatalf(format string, args ...any) {
+	panic(fmt.Sprintf(format, args...))
 }
