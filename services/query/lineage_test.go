@@ -202,9 +202,9 @@ func randomRegistry(t *rapid.T) ([]*events.Event, plainRegistry) {
 	st, gone := plainRegistry{}, plainRegistry{}
 	var list []*events.Event
 	pick := func(label string, of ...string) string { return rapid.SampledFrom(of).Draw(t, label) }
-	name := func() string { return pick("name", "a", "b", "a/1", "é'\\") }
+	name := func() string { return pick("name", "a", "a", "a", "b", "a/1", "é'\\") }
 	runs, stages := []string{"", "r1", "r2", "r3"}, []string{"None", "Staging", "Production", "Archived"}
-	for range rapid.IntRange(1, 60).Draw(t, "events") {
+	for range rapid.IntRange(1, 100).Draw(t, "events") {
 		n := name()
 		m := st[n]
 		if m == nil {
@@ -219,7 +219,7 @@ func randomRegistry(t *rapid.T) ([]*events.Event, plainRegistry) {
 			continue
 		}
 		v := rapid.Uint64Range(1, max(m.next-1, 1)).Draw(t, "version")
-		switch pick("what", "version", "version", "rename", "delete", "delete version", "restore version", "stage", "alias", "alias", "no alias", "tag") {
+		switch pick("what", "version", "version", "version", "stage", "rename", "delete", "delete version", "restore version", "stage", "alias", "alias", "no alias", "tag") {
 		case "version":
 			run, model := pick("run", runs...), pick("model", "", "m1", "m2")
 			m.versions[m.next] = &wireVersion{Stage: "None", RunID: run, ModelID: model}
