@@ -505,3 +505,45 @@ func TestARollbackThatIsTooLarge(t *testing.T) {
 		t.Errorf("%d %.200v", a.status, a.body)
 	}
 }
+
+// Who reads while a rollback is made, here or elsewhere, sees it as a whole.
+func TestARollbackIsSeenAsAWhole(t *testing.T) {
+	const tags = 400 // more than is applied at a time
+	log := openLog(t, natstest.Start(t))
+	servers := []*server{start(t, log, t.TempDir()), start(t, log, t.TempDir())}
+	for _, s := range servers {
+		t.Cleanup(s.close)
+	}
+	s := servers[0]
+	s.create("m")
+	for i := range tags {
+		s.must("POST", "registered-models/set-tag", fields{"name": "m", "key": fmt.Sprint("k", i), "value": "v"})
+	}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for {
+				if n := len(asList(servers[i%2].model("m")["tags"])); n != 0 && n != tags {
+					t.Errorf("%d of %d tags", n, tags)
+				}
+				select {
+				case <-done:
+					return
+				default:
+				}
+			}
+		})
+	}
+	for range 5 {
+		to := s.size()
+		if a := s.rollback("m", fields{"to": 1, "reason": "r"}); a.status != http.StatusOK {
+			t.Errorf("%d %v", a.status, a.body)
+		}
+		if a := s.rollback("m", fields{"to": to, "reason": "r"}); a.status != http.StatusOK {
+			t.Errorf("%d %v", a.status, a.body)
+		}
+	}
+	close(done)
+	wg.Wait()
+}
