@@ -411,6 +411,22 @@ func TestARollbackIsDoneOnce(t *testing.T) {
 	}
 }
 
+// So is one that brings a deleted model back, after which the model's last event
+// is no longer its deletion.
+func TestARollbackThatRestoresAModelIsDoneOnce(t *testing.T) {
+	s := newServer(t)
+	s.create("m")
+	s.addVersion("m")
+	s.must("DELETE", "registered-models/delete", fields{"name": "m"})
+	request := fields{"to": 2, "reason": "r", "restore": true}
+	first := s.rollback("m", request, httpapi.HeaderIdempotencyKey, "k")
+	s.addVersion("m")
+	second := s.rollback("m", request, httpapi.HeaderIdempotencyKey, "k")
+	if first.status != http.StatusOK || toJSON(t, first.body) != toJSON(t, second.body) || s.size() != 6 {
+		t.Errorf("first %v\nthen %v, %v entries", first.body, second.body, s.size())
+	}
+}
+
 func TestAChangeInBetweenIsNotOverwritten(t *testing.T) {
 	s := newPast(t)
 	for _, model := range []string{"m", ""} {

@@ -13,9 +13,10 @@ import (
 // All is a size that stands for all entries, whatever their number.
 const All = held
 
-// LastAbout returns the sequence of the last event about a model, which may be
-// deleted by now. It returns ErrDamaged for a model that never was.
-func (l *Ledger) LastAbout(model uint64) (uint64, error) { return l.lastOf(model) }
+// LastAbout returns the sequence of the last event about a model among the first
+// size, which may have deleted it. It returns ErrDamaged for a model that was not
+// there until then.
+func (l *Ledger) LastAbout(model, size uint64) (uint64, error) { return l.lastOf(model, size) }
 
 // hadName reports whether a model had the name at some time in the first size
 // entries. Nearly always the first one says so: most models are never renamed.
