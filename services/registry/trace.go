@@ -82,7 +82,7 @@ func (s *Service) lineage(c echo.Context) error {
 	if err := s.findEntry(ctx, &answer, at, m.ID, v.Number); err != nil {
 		return traceError(err)
 	}
-	if answer.Origin, err = s.tracer.Trace(ctx, v.RunID, v.ModelID, until); err != nil {
+	if answer.Origin, err = s.tracer.Trace(ctx, v, until); err != nil {
 		return traceError(err)
 	}
 	return mlflow.WriteJSON(c.Response(), answer)

@@ -82,7 +82,7 @@ func train(t testing.TB, log *eventlog.Log, at time.Time) {
 			Tags: []*events.Tag{{Key: "mlflow.source.git.commit", Value: "c0ffee"}, {Key: "mlflow.source.name", Value: "train.py"}, {Key: "old", Value: "x"}},
 		}}},
 		parameter("depth", "7"),
-		runTags("mlflow.log-model.history", `[{"model_id":"m-1","flavors":{"other":{}}},{"model_id":"`+tracedModel+`","flavors":{"sklearn":{"sklearn_version":"1.8"}}}]`),
+		runTags("mlflow.log-model.history", `[{"artifact_path":"model","flavors":{"sklearn":{"sklearn_version":"1.8"}}},{"artifact_path":"other","flavors":{"other":{}}}]`),
 		&events.Event{Data: &events.Event_RunTagDeleted{RunTagDeleted: &events.RunTagDeleted{RunId: tracedRun, Key: "old"}}},
 		&events.Event{Data: &events.Event_RunInputsLogged{RunInputsLogged: &events.RunInputsLogged{
 			RunId: tracedRun, ModelIds: []string{"m-base"},
@@ -192,7 +192,7 @@ func TestLineageAnswersTheQuestion(t *testing.T) {
 		{"false", []any{"logged_model", "changed_since"}},
 		{"c0ffee", []any{"code", "git_commit"}},
 		{"train.py", []any{"code", "source_name"}},
-		{"map[sklearn:map[sklearn_version:1.8]]", []any{"environment", "flavors"}},
+		{"map[]", []any{"environment", "flavors"}},
 		{"requirements.txt", []any{"environment", "files", 1, "path"}},
 		{"none", []any{"environment", "files", 2}},
 		{"[]", []any{"truncated"}},
@@ -235,7 +235,7 @@ func TestLineageOfWhatIsGone(t *testing.T) {
 	version(fields{})
 	version(fields{"run_id": "ffffffffffffffffffffffffffffffff"})
 	version(fields{"run_id": "not an id"})
-	version(fields{"run_id": tracedRun})
+	version(fields{"run_id": tracedRun, "source": "mlflow-artifacts:/1/" + tracedRun + "/artifacts/model"})
 	version(fields{"model_id": tracedModel, "source": "models:/" + tracedModel})
 	get := func(number int) map[string]any {
 		t.Helper()
@@ -246,6 +246,7 @@ func TestLineageOfWhatIsGone(t *testing.T) {
 	wantAt(t, get(2), "unknown", "run", "state")
 	wantAt(t, get(3), "unknown", "run", "state")
 	wantAt(t, get(4), "recorded", "run", "state")
+	wantAt(t, get(4), "map[sklearn:map[sklearn_version:1.8]]", "environment", "flavors")
 	wantAt(t, get(4), "<nil>", "logged_model")
 	wantAt(t, get(5), "calm-owl", "run", "name")
 	change := func(e *events.Event) { record(t, log, time.Now(), e) }

@@ -1,7 +1,6 @@
 package provenance
 
 import (
-	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -324,13 +323,12 @@ func pairs[T mlflow.Param | mlflow.Tag](table map[string]string) []T {
 	return list
 }
 
-// flavors returns the flavors of a model from the run's tag that lists the models
-// logged in it: those of the logged model with the id, or of the only one that is
-// listed when that is "". What cannot be read has none.
-func flavors(tag, modelID string) map[string]any {
+// flavors returns the flavors of the model at a source from the run's tag that
+// lists the models among its artifacts. Clients since MLflow 3 do not set the tag:
+// what they log has its flavors in the file MLmodel alone.
+func flavors(tag, source string) map[string]any {
 	var list []struct {
-		ModelID string         `json:"model_id"`
-		UUID    string         `json:"model_uuid"`
+		Path    string         `json:"artifact_path"`
 		Flavors map[string]any `json:"flavors"`
 	}
 	found := map[string]any{}
@@ -338,7 +336,7 @@ func flavors(tag, modelID string) map[string]any {
 		return found
 	}
 	for _, m := range list {
-		if id := cmp.Or(m.ModelID, m.UUID); (id == modelID || modelID == "" && len(list) == 1) && m.Flavors != nil {
+		if m.Path != "" && m.Flavors != nil && strings.HasSuffix(strings.TrimRight(source, "/"), "/"+m.Path) {
 			found = m.Flavors
 		}
 	}

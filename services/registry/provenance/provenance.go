@@ -15,6 +15,7 @@ import (
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/mlflow"
+	"github.com/runledger/runledger/services/registry/catalog"
 )
 
 // What one answer has at most. Lists beyond that are cut off, and named.
@@ -134,7 +135,8 @@ type Code struct {
 }
 
 // Environment is what the log knows of where the model runs: the files that
-// describe it, by digest, and its flavors, which have their versions.
+// describe it, by digest, and the flavors, with their versions, of a model that a
+// client before MLflow 3 logged.
 type Environment struct {
 	Files   []File         `json:"files"`
 	Flavors map[string]any `json:"flavors"`
@@ -164,11 +166,11 @@ func New(log *eventlog.Log) *Tracer {
 	return &Tracer{log: log, slots: semaphore.NewWeighted(maxTraces)}
 }
 
-// Trace reads what a version that names a run and a logged model ("" for none)
-// was made from. A version that names no run has the logged model's. With a
-// moment that is not zero, it tells what was so then. It returns ctx's error, why
-// the log cannot be read, or RequestLimitExceeded when too many others ask.
-func (tr *Tracer) Trace(ctx context.Context, runID, modelID string, at time.Time) (*Origin, error) {
+// Trace reads what a version was made from. One that names no run has its logged
+// model's. With a moment that is not zero, it tells what was so then. It returns
+// ctx's error, why the log cannot be read, or RequestLimitExceeded when too many
+// others ask.
+func (tr *Tracer) Trace(ctx context.Context, v *catalog.Version, at time.Time) (*Origin, error) {
 	waiting, cancel := context.WithTimeout(ctx, slotWait)
 	defer cancel()
 	if err := tr.slots.Acquire(waiting, 1); err != nil {
@@ -180,6 +182,7 @@ func (tr *Tracer) Trace(ctx context.Context, runID, modelID string, at time.Time
 	defer tr.slots.Release(1)
 	t := &trace{log: tr.log, at: at, left: MaxBytes}
 	o := &Origin{Environment: Environment{Files: []File{}, Flavors: map[string]any{}}}
+	runID, modelID := v.RunID, v.ModelID
 	var files, runFiles map[string]Artifact
 	var err error
 	if modelID != "" {
@@ -198,7 +201,7 @@ func (tr *Tracer) Trace(ctx context.Context, runID, modelID string, at time.Time
 		}
 		o.Code = codeOf(named)
 		o.Environment.add(runID, runFiles)
-		o.Environment.Flavors = flavors(named[mlflow.TagLoggedModels], modelID)
+		o.Environment.Flavors = flavors(named[mlflow.TagLoggedModels], v.Source)
 	}
 	o.Truncated = t.truncated()
 	return o, nil
