@@ -53,10 +53,10 @@ var operations = []operation{
 	write("log-batch of 10", batchConnections, batches(10)),
 	write("log-batch of 1000", batchConnections, batches(batchPoints)),
 	write("create-run and log-batch of 10", batchConnections, (*client).createAndLog),
-	read("search 10 k runs, 100 by metric and parameter", searchBy, readRuns),
-	read("search, 1000 runs × 20 metrics in one page", searchPage, readRuns),
+	read("search by metric and parameter, 100 runs a page", searchBy, readRuns),
+	read("search, 1000 runs with 20 metrics in one page", searchPage, readRuns),
 	read("history of 25 k points", history, readPoints),
-	read("bulk-interval history of 5 × 25 k points", interval, readPoints),
+	read("bulk-interval history of 5 runs with 25 k points", interval, readPoints),
 }
 
 func write(name string, connections int, f func(*client, context.Context, time.Duration, int) (*latencies, float64, error)) operation {

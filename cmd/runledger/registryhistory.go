@@ -87,7 +87,7 @@ func (p *historyPrinter) page(entries []audit.HistoryEntry) error {
 		p.begun = true
 	}
 	for _, e := range entries {
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Index, printable(e.Time), printable(e.Actor), printable(e.Action),
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Seq, printable(e.Time), printable(e.Actor), printable(e.Action),
 			printable(e.Version), short(e.Before), short(e.After), printable(e.Reason), printable(e.RequestID))
 	}
 	return w.Flush()

@@ -314,7 +314,7 @@ def main() -> int:
     for entry in model_history(args.tracking_uri, args.model_name):
         version = entry.get("version") or "-"
         print(
-            f"  {entry['index']:>4}  {entry['time']}  {entry['actor']}  {entry['action']}"
+            f"  {entry['seq']:>4}  {entry['time']}  {entry['actor']}  {entry['action']}"
             f"  version {version}"
         )
 

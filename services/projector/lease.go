@@ -11,9 +11,14 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 )
 
-const leaseBucket = "runledger-leases"
+const (
+	leaseBucket = "runledger-leases"
+	// sharedAgain is how often a lease that is held for moments is looked at.
+	sharedAgain = 100 * time.Millisecond
+)
 
 // errLeaseLost means that the lease was not renewed in time, or that somebody
 // else has taken it: writing must stop.
@@ -37,7 +42,7 @@ type leases struct {
 	kv     jetstream.KeyValue
 	holder string
 	ttl    time.Duration
-	own    sync.Mutex // held around the one lease that several goroutines want
+	own    sync.Mutex // held around a lease that several goroutines want
 	logger *slog.Logger
 }
 
@@ -65,9 +70,36 @@ type lease struct {
 	until    atomic.Pointer[time.Time]
 }
 
-// acquire waits until it holds the lease of name, or until ctx ends. waiting
-// is called with the holder it waits for.
-func (l *leases) acquire(ctx context.Context, name string, waiting func(holder string)) (*lease, error) {
+// under waits until it holds the lease of name, and calls do while it keeps it.
+// When the lease is lost, the context of do ends. waiting is called with the
+// holder that it waits for, and looks again after a while.
+func (l *leases) under(ctx context.Context, name string, again time.Duration, waiting func(holder string), do func(context.Context, *lease) error) error {
+	held, err := l.acquire(ctx, name, again, waiting)
+	if err != nil {
+		return err
+	}
+	defer held.release()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return held.keep(ctx) })
+	group.Go(func() error {
+		defer cancel() // ends keep
+		return do(ctx, held)
+	})
+	return group.Wait()
+}
+
+// shared is like under, for a lease that several goroutines of one projector
+// want: they wait for each other here.
+func (l *leases) shared(ctx context.Context, name string, do func(context.Context, *lease) error) error {
+	l.own.Lock()
+	defer l.own.Unlock()
+	return l.under(ctx, name, min(sharedAgain, l.ttl/3), func(string) {}, do)
+}
+
+// acquire waits until it holds the lease of name, or until ctx ends.
+func (l *leases) acquire(ctx context.Context, name string, again time.Duration, waiting func(holder string)) (*lease, error) {
 	var seen uint64
 	var since time.Time
 	for {
@@ -99,7 +131,7 @@ func (l *leases) acquire(ctx context.Context, name string, waiting func(holder s
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-time.After(l.ttl / 3):
+		case <-time.After(again):
 		}
 	}
 }
@@ -115,7 +147,7 @@ func (l *leases) take(ctx context.Context, name string, revision, epoch uint64) 
 	case err != nil:
 		return nil, fmt.Errorf("take the lease of %s: %w", name, err)
 	}
-	l.logger.Info("took a lease", slog.String("stream", name), slog.Uint64("epoch", epoch))
+	l.logger.Debug("took a lease", slog.String("name", name), slog.Uint64("epoch", epoch))
 	return held, nil
 }
 

@@ -30,7 +30,7 @@ func TestLeaseChangesHands(t *testing.T) {
 	waiting := func(string) { waits++ }
 	take := func(holder string) *lease {
 		t.Helper()
-		held, err := testLeases(t, js, holder, ttl).acquire(t.Context(), "s", waiting)
+		held, err := testLeases(t, js, holder, ttl).acquire(t.Context(), "s", ttl/3, waiting)
 		if err != nil {
 			t.Fatal(err)
 		}

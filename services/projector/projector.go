@@ -83,7 +83,9 @@
 //
 // The engine carries a delete out when it gets to it, in the background: it is
 // kept on disk like a row, reads apply it until then, and it never reaches rows
-// that are inserted later.
+// that are inserted later. Of two that are begun on one table in the same moment,
+// it can take the later one for both and leave the earlier one undone for good.
+// So deletes, of whatever stream, have a lease of their own.
 //
 // # A second writer
 //
@@ -134,6 +136,7 @@ const (
 	maxFlushRows = 500_000
 
 	migrationLease = "migrations"
+	purgeLease     = "purges"
 )
 
 // Config configures New.
@@ -269,25 +272,11 @@ func (p *Projector) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// migrate runs the migrations under a lease of their own. Several goroutines
-// of one projector that need them wait for each other.
+// migrate runs the migrations, one projector at a time.
 func (p *Projector) migrate(ctx context.Context) error {
-	p.leases.own.Lock()
-	defer p.leases.own.Unlock()
-	held, err := p.leases.acquire(ctx, migrationLease, func(string) {})
-	if err != nil {
-		return err
-	}
-	defer held.release()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return held.keep(ctx) })
-	group.Go(func() error {
-		defer cancel()
+	return p.leases.shared(ctx, migrationLease, func(ctx context.Context, _ *lease) error {
 		return tables.Migrate(ctx, p.config.ClickHouse, p.config.Logger)
 	})
-	return group.Wait()
 }
 
 // Ready returns nil when every stream has been projected up to where it ended

@@ -5,8 +5,13 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/tables"
 )
 
 // purgeHistory returns the events of a run before its end, and those of its end,
@@ -150,5 +155,62 @@ func TestPurgedRowsAreDeleted(t *testing.T) {
 			err := w.conn.QueryRow(t.Context(), fmt.Sprintf("SELECT count() FROM %s WHERE replaceAll(toString(run_id), '-', '') = $1", table), purged).Scan(&n)
 			return err == nil && n == 0
 		})
+	}
+}
+
+// The engine forgets one of two deletes that are begun on a table in the same
+// moment: streams must not begin theirs so, in one process and in two.
+func TestStreamsPurgeAtOnce(t *testing.T) {
+	const streams, runs = 4, 60 // runs of a stream, each purged by itself
+	w := newWorld(t)
+	if err := tables.Migrate(t.Context(), w.opts, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.conn.Exec(t.Context(), "INSERT INTO metrics (run_id, key) SELECT toUUID(leftPad(toString(number), 32, '0')), 'loss' FROM numbers($1)", streams*runs); err != nil {
+		t.Fatal(err)
+	}
+	var projectors [2]*Projector
+	for i := range projectors {
+		projectors[i] = &Projector{leases: testLeases(t, w.log.JetStream(), fmt.Sprint("projector ", i), time.Minute)}
+	}
+	var purging errgroup.Group
+	for n := range streams {
+		name := fmt.Sprint("RUNS_", n)
+		p := projectors[n%2]
+		held, err := p.leases.acquire(t.Context(), name, time.Second, func(string) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := dial(t.Context(), w.opts, name, held.epoch, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer st.close()
+		s := &session{worker: &worker{Projector: p, stream: name}, lease: held, store: st, fold: &folder{}}
+		purging.Go(func() error {
+			for i := range runs {
+				id, err := uuid.Parse(fmt.Sprintf("%032d", n*runs+i))
+				if err != nil {
+					return err
+				}
+				s.fold.purged = []*run{{id: id}}
+				if err := s.purge(t.Context()); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := purging.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the deletes are carried out", func() bool {
+		var n uint64
+		err := w.conn.QueryRow(t.Context(), "SELECT count() FROM system.mutations WHERE database = currentDatabase() AND NOT is_done").Scan(&n)
+		return err == nil && n == 0
+	})
+	var left uint64
+	if err := w.conn.QueryRow(t.Context(), "SELECT count() FROM metrics").Scan(&left); err != nil || left > 0 {
+		t.Errorf("%d rows are left, %v", left, err)
 	}
 }

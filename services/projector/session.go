@@ -355,20 +355,28 @@ func (s *session) write(ctx context.Context) error {
 	return s.record(ctx, s.end())
 }
 
-// purge deletes the rows of the runs that the batch purges. See the package
-// comment for why that comes before the inserts.
+// purge deletes the rows of the runs that the batch purges, while nobody else
+// deletes. See the package comment for why that comes before the inserts.
 func (s *session) purge(ctx context.Context) error {
-	for runs := range slices.Chunk(s.fold.purged, purgeChunk) {
-		for _, t := range tablesOfRuns {
-			if err := s.lease.check(); err != nil {
-				return err
-			}
-			if err := s.store.purge(ctx, t, runs); err != nil {
-				return err
+	if len(s.fold.purged) == 0 {
+		return nil
+	}
+	return s.worker.leases.shared(ctx, purgeLease, func(ctx context.Context, held *lease) error {
+		if err := s.store.settlePurges(ctx); err != nil {
+			return err
+		}
+		for runs := range slices.Chunk(s.fold.purged, purgeChunk) {
+			for _, t := range tablesOfRuns {
+				if err := errors.Join(s.lease.check(), held.check()); err != nil {
+					return err
+				}
+				if err := s.store.purge(ctx, t, runs); err != nil {
+					return err
+				}
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // unchanged returns an error unless the checkpoint is the session's own: the

@@ -31,6 +31,8 @@ const (
 	statementTimeout = time.Minute
 	// knownChunk bounds the suspects of one query.
 	knownChunk = 100_000
+	// purgeMark is in the id of each query that deletes.
+	purgeMark = "purge/"
 	// purgeChunk bounds the runs of one deletion.
 	purgeChunk = 1000
 )
@@ -65,10 +67,11 @@ type store struct {
 	client *ch.Client
 	stream string
 	shard  uint16
-	prefix string // of the ids of the queries that write
-	epoch  uint64
-	fail   failpoint
-	sql    map[string]string
+	// The ids of queries that write begin with database, of this stream with prefix.
+	database, prefix string
+	epoch            uint64
+	fail             failpoint
+	sql              map[string]string
 }
 
 type dialer func(ctx context.Context, addr string) (net.Conn, error)
@@ -108,8 +111,9 @@ func dial(ctx context.Context, o *clickhouse.Options, stream string, epoch uint6
 		}
 		s := &store{
 			client: client, stream: stream, epoch: epoch, fail: fail, sql: sql,
-			prefix: fmt.Sprintf("runledger/%s/%s/", opts.Database, stream),
+			database: fmt.Sprintf("runledger/%s/", opts.Database),
 		}
+		s.prefix = s.database + stream + "/"
 		if n, ok := events.ShardOfStream(stream); ok {
 			s.shard = uint16(n)
 		}
@@ -174,6 +178,11 @@ func (s *store) query(ctx context.Context, q query) error {
 // a statement is known to the server before its data are sent.
 func (s *store) settle(ctx context.Context) error {
 	return s.query(ctx, query{name: "settle", params: map[string]any{"prefix": s.prefix}})
+}
+
+// settlePurges does the same with deletes, those of other streams too.
+func (s *store) settlePurges(ctx context.Context) error {
+	return s.query(ctx, query{name: "settle_purges", params: map[string]any{"pattern": s.database + "%" + purgeMark + "%"}})
 }
 
 // checkpoint is the row of a stream in checkpoints.
@@ -262,7 +271,7 @@ func (s *store) purge(ctx context.Context, t tableName, runs []*run) error {
 	}
 	err := s.client.Do(ctx, ch.Query{
 		Body:       s.sql["purge"],
-		QueryID:    s.prefix + uuid.NewString(),
+		QueryID:    s.prefix + purgeMark + uuid.NewString(),
 		Parameters: ch.Parameters(map[string]any{"table": string(t), "runs": "[" + strings.Join(ids, ",") + "]"}),
 	})
 	if err != nil {

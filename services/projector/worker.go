@@ -11,7 +11,6 @@ import (
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
 	"github.com/cenkalti/backoff/v5"
-	"golang.org/x/sync/errgroup"
 )
 
 // worker owns the projection of one stream: it holds or waits for the lease,
@@ -99,23 +98,14 @@ func isMissingTable(err error) bool {
 
 // hold waits for the lease, and runs one session while it lasts.
 func (w *worker) hold(ctx context.Context) error {
-	held, err := w.leases.acquire(ctx, w.stream, func(holder string) {
+	waiting := func(holder string) {
 		w.update(func(s *status) { s.holder, s.err, s.caughtUp = holder, nil, false })
-	})
-	if err != nil {
-		return err
 	}
-	w.update(func(s *status) { s.holder = "" })
-	defer held.release()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return held.keep(ctx) })
-	group.Go(func() error {
-		defer cancel() // ends keep
+	return w.leases.under(ctx, w.stream, w.leases.ttl/3, waiting, func(ctx context.Context, held *lease) error {
+		w.update(func(s *status) { s.holder = "" })
+		w.config.Logger.Info("took a lease", slog.String("stream", w.stream), slog.Uint64("epoch", held.epoch))
 		return (&session{worker: w, lease: held}).run(ctx)
 	})
-	return group.Wait()
 }
 
 // ready returns nil when the stream is projected, here or elsewhere.

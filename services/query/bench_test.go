@@ -2,11 +2,14 @@ package query_test
 
 import (
 	"fmt"
+	"os"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 
+	"github.com/runledger/runledger/pkg/chdb/chdbtest"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/services/query"
 )
@@ -81,23 +84,54 @@ func BenchmarkSearchRuns(b *testing.B) {
 func BenchmarkMetricHistory(b *testing.B) {
 	f := newFixture(b)
 	f.project()
-	const points, size = 10_000_000, 25_000
-	run := f.longSeries("loss", points)
-	for _, c := range []struct {
-		name string
-		at   int
-	}{{"first", 0}, {"middle", points / 2}, {"last", points - size}} {
-		b.Run(c.name, func(b *testing.B) {
-			args := []string{"run_id", run, "metric_key", "loss", "max_results", strconv.Itoa(size)}
-			if c.at > 0 {
-				args = append(args, "page_token", query.HistoryToken(run, "loss", historyStart+int64(c.at)*10, int64(c.at), 1))
-			}
-			for b.Loop() {
-				if w := f.get("/metrics/get-history", args...); w.Code != 200 {
-					b.Fatal(w.Body)
+	const size = 25_000
+	for _, points := range []int{10_000_000, 50_000_000} {
+		run := f.longSeries("loss", points)
+		for _, c := range []struct {
+			name string
+			at   int
+		}{{"first", 0}, {"middle", points / 2}, {"last", points - size}} {
+			b.Run(fmt.Sprintf("%dM/%s", points/1_000_000, c.name), func(b *testing.B) {
+				args := []string{"run_id", run, "metric_key", "loss", "max_results", strconv.Itoa(size)}
+				if c.at > 0 {
+					args = append(args, "page_token", query.HistoryToken(run, "loss", historyStart+int64(c.at)*10, int64(c.at), 1))
 				}
+				peak := watchMemory(b)
+				for b.Loop() {
+					if w := f.get("/metrics/get-history", args...); w.Code != 200 {
+						b.Fatal(w.Body)
+					}
+				}
+				peak()
+			})
+		}
+	}
+}
+
+// watchMemory forgets how much memory the engine and this process have used at
+// most, and returns how to report it. See proc(5), clear_refs and VmHWM.
+func watchMemory(b *testing.B) (report func()) {
+	b.Helper()
+	pids := map[string]int{"server": os.Getpid(), "engine": chdbtest.Start(b).Pid()}
+	for _, pid := range pids {
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
+			b.Skip("no record of the memory that is used: ", err)
+		}
+	}
+	return func() {
+		b.Helper()
+		for name, pid := range pids {
+			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+			if err != nil {
+				b.Fatal(err)
 			}
-		})
+			_, line, _ := strings.Cut(string(status), "VmHWM:")
+			var kilobytes float64
+			if _, err := fmt.Sscan(line, &kilobytes); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(kilobytes/1024, name+"-MiB")
+		}
 	}
 }
 

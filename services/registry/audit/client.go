@@ -195,7 +195,7 @@ func (c *Client) Root(ctx context.Context, size uint64, head treehead.Head) (tlo
 // HistoryEntry is an entry of a model's history as the server tells it, without
 // proof.
 type HistoryEntry struct {
-	Index     uint64          `json:"index"`
+	Seq       uint64          `json:"seq"`
 	Time      string          `json:"time"`
 	Actor     string          `json:"actor"`
 	Reason    string          `json:"reason"`
