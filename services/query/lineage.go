@@ -151,7 +151,7 @@ func (s *Service) lineage(ec echo.Context) error {
 	if after != nil {
 		q.runID, q.modelID = "", "" // they were on the first page
 	}
-	if err := s.lineageModels(ctx, &out, q.modelID); err != nil {
+	if err := s.lineageModels(ctx, &out, q.runID, q.modelID); err != nil {
 		return err
 	}
 	if err := s.lineageVersions(ctx, &out, q.runID, q.modelID); err != nil {
@@ -181,21 +181,25 @@ func (s *Service) lineageRuns(ctx context.Context, out *lineageAnswer, q lineage
 	})
 }
 
-// lineageModels adds the logged models that the runs of the answer made, and the
-// one that was asked about, if it was one.
-func (s *Service) lineageModels(ctx context.Context, out *lineageAnswer, modelID string) error {
-	if len(out.Runs) == 0 && modelID == "" {
+// lineageModels adds the logged models that were made by the runs of the answer or
+// by the one that was asked about, which may be purged, and the logged model that
+// was asked about.
+func (s *Service) lineageModels(ctx context.Context, out *lineageAnswer, runID, modelID string) error {
+	if len(out.Runs) == 0 && runID == "" && modelID == "" {
 		return nil
 	}
-	ids := make([]string, len(out.Runs))
-	for i, r := range out.Runs {
-		ids[i] = r.RunID
+	ids := []string{}
+	for _, r := range out.Runs {
+		ids = append(ids, r.RunID)
+	}
+	if len(ids) == 0 && runID != "" {
+		ids = append(ids, runID)
 	}
 	var st statement
 	runs := st.bind("Array(String)", ids)
 	st.write("SELECT m.model_id, m.experiment_id, m.name, m.source_run_id, toString(m.lifecycle) FROM logged_models AS m FINAL WHERE ",
 		lifecycle("m.lifecycle", mlflow.ViewAll), " AND (m.source_run_id IN ", runs, " OR m.model_id = ", st.bind("String", modelID),
-		" OR m.model_id IN (SELECT model_id FROM run_models FINAL WHERE direction = 'output' AND run_id IN arrayMap(id -> toUUID(id), ", runs,
+		" OR m.model_id IN (SELECT model_id FROM run_models FINAL WHERE direction = 'output' AND run_id IN arrayMap(id -> toUUIDOrZero(id), ", runs,
 		"))) ORDER BY m.creation_time DESC, m.model_id LIMIT ", st.bind("UInt64", maxLineageModels+1))
 	more, err := s.db.some(ctx, &st, maxLineageModels, func(scan func(...any) error) error {
 		var m lineageModel
@@ -224,8 +228,8 @@ func (s *Service) lineageVersions(ctx context.Context, out *lineageAnswer, runID
 	for _, m := range out.LoggedModels {
 		models = append(models, m.ModelID)
 	}
-	missing := func(id string) bool { return id == "" }
-	runs, models = slices.DeleteFunc(runs, missing), slices.DeleteFunc(models, missing)
+	none := func(id string) bool { return id == "" }
+	runs, models = slices.DeleteFunc(runs, none), slices.DeleteFunc(models, none)
 	if len(runs)+len(models) == 0 {
 		return nil
 	}

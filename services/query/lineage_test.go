@@ -156,6 +156,14 @@ func TestLineageBackward(t *testing.T) {
 			t.Errorf("%v: %+v, want %+v", c.args, got, c)
 		}
 	}
+	// What a run made that is purged since.
+	f.batch("INSERT INTO logged_models (experiment_id, model_id, name, source_run_id, status, lifecycle, shard, seq)", func(b driver.Batch) error {
+		return b.Append(uint64(1), "m-3", "tree", "gone", "READY", "active", uint16(0), f.seq.Add(1))
+	})
+	f.insertRegistry(8, versionCreated("b", 4, "", "m-3"))
+	if got := f.lineage("run_id", "gone"); len(got.Runs) != 0 || len(got.LoggedModels) != 1 || len(got.Versions) != 1 || got.Versions[0].Version != "4" {
+		t.Errorf("a purged run: %+v", got)
+	}
 	var pages []string
 	for token := ""; ; {
 		page := f.lineage("dataset_digest", "d1", "max_results", "1", "page_token", token)
