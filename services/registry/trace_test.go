@@ -328,6 +328,39 @@ func TestLineageRefuses(t *testing.T) {
 	}
 }
 
+// After a rollback it is the rollback that put things where they are.
+func TestLineageAfterARollback(t *testing.T) {
+	s := newServer(t)
+	s.create("digits")
+	s.addVersion("digits")
+	s.addVersion("digits")
+	stage := func(version string) {
+		s.must("POST", "model-versions/transition-stage", fields{"name": "digits", "version": version, "stage": "Production", "archive_existing_versions": true})
+		s.must("POST", "registered-models/alias", fields{"name": "digits", "alias": "champion", "version": version})
+	}
+	stage("1")
+	stage("2") // 6 and 7
+	s.must("DELETE", "model-versions/delete", fields{"name": "digits", "version": "1"})
+	if a := s.rollback("digits", fields{"to": 5, "reason": "worse at night", "restore": true}); a.status != http.StatusOK {
+		t.Fatal(a.body)
+	}
+	for _, query := range []fields{{"stage": "Production"}, {"alias": "champion"}, {"version": 1}} {
+		a := s.lineage(http.StatusOK, query)
+		wantAt(t, a, "1", "model_version", "version")
+		wantAt(t, a, "worse at night", "put_by", "reason")
+		wantAt(t, a, "/runledger/registry/rollback?to=5", "put_by", "source")
+	}
+	wantAt(t, s.lineage(http.StatusOK, fields{"alias": "champion"}), "[2]", "replaced")
+	s.must("DELETE", "registered-models/delete", fields{"name": "digits"})
+	last := int(s.size())
+	if a := s.rollback("digits", fields{"to": last - 1, "reason": "not that", "restore": true}); a.status != http.StatusOK {
+		t.Fatal(a.body)
+	}
+	a := s.lineage(http.StatusOK, fields{"stage": "Production"})
+	wantAt(t, a, "1", "model_version", "version")
+	wantAt(t, a, "not that", "put_by", "reason")
+}
+
 // The entry that put a version somewhere is the one before which it was not there.
 func TestWhoPutAVersionThere(t *testing.T) {
 	log := openLog(t, natstest.Start(t))

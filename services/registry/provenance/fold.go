@@ -123,7 +123,7 @@ func (t *trace) run(ctx context.Context, id string) (_ *Run, named map[string]st
 		return nil, nil, nil, fmt.Errorf("trace run %s: %w", id, err)
 	}
 	var none bool
-	if r.State, none = purgedOrNone(last); none {
+	if r.State, none = absent(last); none {
 		return r, nil, nil, nil
 	}
 	parameters, tags, named := map[string]string{}, map[string]string{}, map[string]string{}
@@ -233,7 +233,7 @@ func (t *trace) loggedModel(ctx context.Context, id string) (*LoggedModel, map[s
 		return nil, nil, fmt.Errorf("trace logged model %s: %w", id, err)
 	}
 	var none bool
-	if m.State, none = purgedOrNone(last); none {
+	if m.State, none = absent(last); none {
 		return m, nil, nil
 	}
 	parameters, tags, named := map[string]string{}, map[string]string{}, map[string]string{}

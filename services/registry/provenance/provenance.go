@@ -26,11 +26,11 @@ const (
 	MaxBytes = 8 << 20
 	// MaxEvents bounds the events that are read of one run or logged model, and
 	// as many of its artifacts.
-	MaxEvents = 100_000
+	MaxEvents = 50_000
 
 	// maxTraces bounds how many answers are made at a time. Others wait for
 	// slotWait.
-	maxTraces = 8
+	maxTraces = 4
 	slotWait  = 5 * time.Second
 )
 
@@ -215,9 +215,9 @@ func (e *Environment) add(owner string, files map[string]Artifact) {
 	}
 }
 
-// purgedOrNone returns the state of what has no events that count: last is the
-// last one that it has.
-func purgedOrNone(last eventlog.Record) (State, bool) {
+// absent returns whether there is nothing to tell of a run or a logged model, and
+// why, by its last event.
+func absent(last eventlog.Record) (State, bool) {
 	switch {
 	case last.Seq == 0:
 		return Unknown, true
