@@ -83,6 +83,59 @@ func (RunStatus) EnumDescriptor() ([]byte, []int) {
 	return file_events_proto_rawDescGZIP(), []int{0}
 }
 
+// ApprovalStatus has SageMaker's names.
+type ApprovalStatus int32
+
+const (
+	ApprovalStatus_APPROVAL_STATUS_UNSPECIFIED             ApprovalStatus = 0
+	ApprovalStatus_APPROVAL_STATUS_PENDING_MANUAL_APPROVAL ApprovalStatus = 1
+	ApprovalStatus_APPROVAL_STATUS_APPROVED                ApprovalStatus = 2
+	ApprovalStatus_APPROVAL_STATUS_REJECTED                ApprovalStatus = 3
+)
+
+// Enum value maps for ApprovalStatus.
+var (
+	ApprovalStatus_name = map[int32]string{
+		0: "APPROVAL_STATUS_UNSPECIFIED",
+		1: "APPROVAL_STATUS_PENDING_MANUAL_APPROVAL",
+		2: "APPROVAL_STATUS_APPROVED",
+		3: "APPROVAL_STATUS_REJECTED",
+	}
+	ApprovalStatus_value = map[string]int32{
+		"APPROVAL_STATUS_UNSPECIFIED":             0,
+		"APPROVAL_STATUS_PENDING_MANUAL_APPROVAL": 1,
+		"APPROVAL_STATUS_APPROVED":                2,
+		"APPROVAL_STATUS_REJECTED":                3,
+	}
+)
+
+func (x ApprovalStatus) Enum() *ApprovalStatus {
+	p := new(ApprovalStatus)
+	*p = x
+	return p
+}
+
+func (x ApprovalStatus) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ApprovalStatus) Descriptor() protoreflect.EnumDescriptor {
+	return file_events_proto_enumTypes[1].Descriptor()
+}
+
+func (ApprovalStatus) Type() protoreflect.EnumType {
+	return &file_events_proto_enumTypes[1]
+}
+
+func (x ApprovalStatus) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ApprovalStatus.Descriptor instead.
+func (ApprovalStatus) EnumDescriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{1}
+}
+
 // LoggedModelStatus has MLflow's names and numbers.
 type LoggedModelStatus int32
 
@@ -120,11 +173,11 @@ func (x LoggedModelStatus) String() string {
 }
 
 func (LoggedModelStatus) Descriptor() protoreflect.EnumDescriptor {
-	return file_events_proto_enumTypes[1].Descriptor()
+	return file_events_proto_enumTypes[2].Descriptor()
 }
 
 func (LoggedModelStatus) Type() protoreflect.EnumType {
-	return &file_events_proto_enumTypes[1]
+	return &file_events_proto_enumTypes[2]
 }
 
 func (x LoggedModelStatus) Number() protoreflect.EnumNumber {
@@ -133,7 +186,7 @@ func (x LoggedModelStatus) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LoggedModelStatus.Descriptor instead.
 func (LoggedModelStatus) EnumDescriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{1}
+	return file_events_proto_rawDescGZIP(), []int{2}
 }
 
 // Event is the payload of one log message.
@@ -188,6 +241,11 @@ type Event struct {
 	//	*Event_WebhookDeleted
 	//	*Event_RegisteredModelRestored
 	//	*Event_ModelVersionRestored
+	//	*Event_GateSet
+	//	*Event_GateDeleted
+	//	*Event_PromotionRefused
+	//	*Event_ApprovalSet
+	//	*Event_EvaluationRecorded
 	Data          isEvent_Data `protobuf_oneof:"data"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -653,6 +711,51 @@ func (x *Event) GetModelVersionRestored() *ModelVersionRestored {
 	return nil
 }
 
+func (x *Event) GetGateSet() *GateSet {
+	if x != nil {
+		if x, ok := x.Data.(*Event_GateSet); ok {
+			return x.GateSet
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetGateDeleted() *GateDeleted {
+	if x != nil {
+		if x, ok := x.Data.(*Event_GateDeleted); ok {
+			return x.GateDeleted
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetPromotionRefused() *PromotionRefused {
+	if x != nil {
+		if x, ok := x.Data.(*Event_PromotionRefused); ok {
+			return x.PromotionRefused
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetApprovalSet() *ApprovalSet {
+	if x != nil {
+		if x, ok := x.Data.(*Event_ApprovalSet); ok {
+			return x.ApprovalSet
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetEvaluationRecorded() *EvaluationRecorded {
+	if x != nil {
+		if x, ok := x.Data.(*Event_EvaluationRecorded); ok {
+			return x.EvaluationRecorded
+		}
+	}
+	return nil
+}
+
 type isEvent_Data interface {
 	isEvent_Data()
 }
@@ -845,6 +948,26 @@ type Event_ModelVersionRestored struct {
 	ModelVersionRestored *ModelVersionRestored `protobuf:"bytes,91,opt,name=model_version_restored,json=modelVersionRestored,proto3,oneof"`
 }
 
+type Event_GateSet struct {
+	GateSet *GateSet `protobuf:"bytes,100,opt,name=gate_set,json=gateSet,proto3,oneof"`
+}
+
+type Event_GateDeleted struct {
+	GateDeleted *GateDeleted `protobuf:"bytes,101,opt,name=gate_deleted,json=gateDeleted,proto3,oneof"`
+}
+
+type Event_PromotionRefused struct {
+	PromotionRefused *PromotionRefused `protobuf:"bytes,102,opt,name=promotion_refused,json=promotionRefused,proto3,oneof"`
+}
+
+type Event_ApprovalSet struct {
+	ApprovalSet *ApprovalSet `protobuf:"bytes,103,opt,name=approval_set,json=approvalSet,proto3,oneof"`
+}
+
+type Event_EvaluationRecorded struct {
+	EvaluationRecorded *EvaluationRecorded `protobuf:"bytes,104,opt,name=evaluation_recorded,json=evaluationRecorded,proto3,oneof"`
+}
+
 func (*Event_RunCreated) isEvent_Data() {}
 
 func (*Event_RunUpdated) isEvent_Data() {}
@@ -938,6 +1061,16 @@ func (*Event_WebhookDeleted) isEvent_Data() {}
 func (*Event_RegisteredModelRestored) isEvent_Data() {}
 
 func (*Event_ModelVersionRestored) isEvent_Data() {}
+
+func (*Event_GateSet) isEvent_Data() {}
+
+func (*Event_GateDeleted) isEvent_Data() {}
+
+func (*Event_PromotionRefused) isEvent_Data() {}
+
+func (*Event_ApprovalSet) isEvent_Data() {}
+
+func (*Event_EvaluationRecorded) isEvent_Data() {}
 
 // Tag is a key and its value.
 type Tag struct {
@@ -3152,6 +3285,528 @@ func (x *AliasDeleted) GetPreviousVersion() uint64 {
 	return 0
 }
 
+// PromotionTarget is what a version is promoted to.
+type PromotionTarget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Target:
+	//
+	//	*PromotionTarget_Stage
+	//	*PromotionTarget_Alias
+	Target        isPromotionTarget_Target `protobuf_oneof:"target"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromotionTarget) Reset() {
+	*x = PromotionTarget{}
+	mi := &file_events_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromotionTarget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromotionTarget) ProtoMessage() {}
+
+func (x *PromotionTarget) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromotionTarget.ProtoReflect.Descriptor instead.
+func (*PromotionTarget) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *PromotionTarget) GetTarget() isPromotionTarget_Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *PromotionTarget) GetStage() string {
+	if x != nil {
+		if x, ok := x.Target.(*PromotionTarget_Stage); ok {
+			return x.Stage
+		}
+	}
+	return ""
+}
+
+func (x *PromotionTarget) GetAlias() string {
+	if x != nil {
+		if x, ok := x.Target.(*PromotionTarget_Alias); ok {
+			return x.Alias
+		}
+	}
+	return ""
+}
+
+type isPromotionTarget_Target interface {
+	isPromotionTarget_Target()
+}
+
+type PromotionTarget_Stage struct {
+	Stage string `protobuf:"bytes,1,opt,name=stage,proto3,oneof"`
+}
+
+type PromotionTarget_Alias struct {
+	Alias string `protobuf:"bytes,2,opt,name=alias,proto3,oneof"`
+}
+
+func (*PromotionTarget_Stage) isPromotionTarget_Target() {}
+
+func (*PromotionTarget_Alias) isPromotionTarget_Target() {}
+
+// GateSet says what a version must meet to be promoted to a target, instead of
+// what was said before.
+type GateSet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Target        *PromotionTarget       `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	Conditions    []string               `protobuf:"bytes,3,rep,name=conditions,proto3" json:"conditions,omitempty"`                         // in the grammar of services/registry/gate
+	RequiredTags  []*Tag                 `protobuf:"bytes,4,rep,name=required_tags,json=requiredTags,proto3" json:"required_tags,omitempty"` // of the version; an empty value is any value
+	Approvals     uint32                 `protobuf:"varint,5,opt,name=approvals,proto3" json:"approvals,omitempty"`                          // by people other than the requester
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GateSet) Reset() {
+	*x = GateSet{}
+	mi := &file_events_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GateSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GateSet) ProtoMessage() {}
+
+func (x *GateSet) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GateSet.ProtoReflect.Descriptor instead.
+func (*GateSet) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *GateSet) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GateSet) GetTarget() *PromotionTarget {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *GateSet) GetConditions() []string {
+	if x != nil {
+		return x.Conditions
+	}
+	return nil
+}
+
+func (x *GateSet) GetRequiredTags() []*Tag {
+	if x != nil {
+		return x.RequiredTags
+	}
+	return nil
+}
+
+func (x *GateSet) GetApprovals() uint32 {
+	if x != nil {
+		return x.Approvals
+	}
+	return 0
+}
+
+type GateDeleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Target        *PromotionTarget       `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GateDeleted) Reset() {
+	*x = GateDeleted{}
+	mi := &file_events_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GateDeleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GateDeleted) ProtoMessage() {}
+
+func (x *GateDeleted) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GateDeleted.ProtoReflect.Descriptor instead.
+func (*GateDeleted) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *GateDeleted) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GateDeleted) GetTarget() *PromotionTarget {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+// PromotionRefused is a promotion that did not pass its gate. It changes nothing
+// else.
+type PromotionRefused struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Target        *PromotionTarget       `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
+	Requester     string                 `protobuf:"bytes,4,opt,name=requester,proto3" json:"requester,omitempty"`
+	Failures      []string               `protobuf:"bytes,5,rep,name=failures,proto3" json:"failures,omitempty"` // what is not met, with the figures
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromotionRefused) Reset() {
+	*x = PromotionRefused{}
+	mi := &file_events_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromotionRefused) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromotionRefused) ProtoMessage() {}
+
+func (x *PromotionRefused) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromotionRefused.ProtoReflect.Descriptor instead.
+func (*PromotionRefused) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *PromotionRefused) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PromotionRefused) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *PromotionRefused) GetTarget() *PromotionTarget {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *PromotionRefused) GetRequester() string {
+	if x != nil {
+		return x.Requester
+	}
+	return ""
+}
+
+func (x *PromotionRefused) GetFailures() []string {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
+// ApprovalSet asks for approval of a version, which makes the decisions before
+// void, or is one person's decision.
+type ApprovalSet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Status        ApprovalStatus         `protobuf:"varint,3,opt,name=status,proto3,enum=runledger.events.v1.ApprovalStatus" json:"status,omitempty"`
+	Actor         string                 `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
+	Comment       string                 `protobuf:"bytes,5,opt,name=comment,proto3" json:"comment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApprovalSet) Reset() {
+	*x = ApprovalSet{}
+	mi := &file_events_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApprovalSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApprovalSet) ProtoMessage() {}
+
+func (x *ApprovalSet) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApprovalSet.ProtoReflect.Descriptor instead.
+func (*ApprovalSet) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ApprovalSet) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ApprovalSet) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ApprovalSet) GetStatus() ApprovalStatus {
+	if x != nil {
+		return x.Status
+	}
+	return ApprovalStatus_APPROVAL_STATUS_UNSPECIFIED
+}
+
+func (x *ApprovalSet) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *ApprovalSet) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+// EvaluationRecorded is the result of a test of a version.
+type EvaluationRecorded struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Evaluation    string                 `protobuf:"bytes,3,opt,name=evaluation,proto3" json:"evaluation,omitempty"` // its name
+	Metrics       []*EvaluationMetric    `protobuf:"bytes,4,rep,name=metrics,proto3" json:"metrics,omitempty"`
+	DatasetName   string                 `protobuf:"bytes,5,opt,name=dataset_name,json=datasetName,proto3" json:"dataset_name,omitempty"`
+	DatasetDigest string                 `protobuf:"bytes,6,opt,name=dataset_digest,json=datasetDigest,proto3" json:"dataset_digest,omitempty"`
+	Evaluator     string                 `protobuf:"bytes,7,opt,name=evaluator,proto3" json:"evaluator,omitempty"` // who or what ran it
+	Comment       string                 `protobuf:"bytes,8,opt,name=comment,proto3" json:"comment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvaluationRecorded) Reset() {
+	*x = EvaluationRecorded{}
+	mi := &file_events_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvaluationRecorded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvaluationRecorded) ProtoMessage() {}
+
+func (x *EvaluationRecorded) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvaluationRecorded.ProtoReflect.Descriptor instead.
+func (*EvaluationRecorded) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *EvaluationRecorded) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *EvaluationRecorded) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *EvaluationRecorded) GetEvaluation() string {
+	if x != nil {
+		return x.Evaluation
+	}
+	return ""
+}
+
+func (x *EvaluationRecorded) GetMetrics() []*EvaluationMetric {
+	if x != nil {
+		return x.Metrics
+	}
+	return nil
+}
+
+func (x *EvaluationRecorded) GetDatasetName() string {
+	if x != nil {
+		return x.DatasetName
+	}
+	return ""
+}
+
+func (x *EvaluationRecorded) GetDatasetDigest() string {
+	if x != nil {
+		return x.DatasetDigest
+	}
+	return ""
+}
+
+func (x *EvaluationRecorded) GetEvaluator() string {
+	if x != nil {
+		return x.Evaluator
+	}
+	return ""
+}
+
+func (x *EvaluationRecorded) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+type EvaluationMetric struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         float64                `protobuf:"fixed64,2,opt,name=value,proto3" json:"value,omitempty"` // finite
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvaluationMetric) Reset() {
+	*x = EvaluationMetric{}
+	mi := &file_events_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvaluationMetric) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvaluationMetric) ProtoMessage() {}
+
+func (x *EvaluationMetric) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvaluationMetric.ProtoReflect.Descriptor instead.
+func (*EvaluationMetric) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *EvaluationMetric) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *EvaluationMetric) GetValue() float64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
 // LoggedModelCreated is the first event of a logged model, which is pending
 // then.
 type LoggedModelCreated struct {
@@ -3170,7 +3825,7 @@ type LoggedModelCreated struct {
 
 func (x *LoggedModelCreated) Reset() {
 	*x = LoggedModelCreated{}
-	mi := &file_events_proto_msgTypes[38]
+	mi := &file_events_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3182,7 +3837,7 @@ func (x *LoggedModelCreated) String() string {
 func (*LoggedModelCreated) ProtoMessage() {}
 
 func (x *LoggedModelCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[38]
+	mi := &file_events_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3195,7 +3850,7 @@ func (x *LoggedModelCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedModelCreated.ProtoReflect.Descriptor instead.
 func (*LoggedModelCreated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{38}
+	return file_events_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LoggedModelCreated) GetModelId() string {
@@ -3265,7 +3920,7 @@ type LoggedModelFinalized struct {
 
 func (x *LoggedModelFinalized) Reset() {
 	*x = LoggedModelFinalized{}
-	mi := &file_events_proto_msgTypes[39]
+	mi := &file_events_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3277,7 +3932,7 @@ func (x *LoggedModelFinalized) String() string {
 func (*LoggedModelFinalized) ProtoMessage() {}
 
 func (x *LoggedModelFinalized) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[39]
+	mi := &file_events_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3290,7 +3945,7 @@ func (x *LoggedModelFinalized) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedModelFinalized.ProtoReflect.Descriptor instead.
 func (*LoggedModelFinalized) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{39}
+	return file_events_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *LoggedModelFinalized) GetModelId() string {
@@ -3317,7 +3972,7 @@ type LoggedModelParametersLogged struct {
 
 func (x *LoggedModelParametersLogged) Reset() {
 	*x = LoggedModelParametersLogged{}
-	mi := &file_events_proto_msgTypes[40]
+	mi := &file_events_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3329,7 +3984,7 @@ func (x *LoggedModelParametersLogged) String() string {
 func (*LoggedModelParametersLogged) ProtoMessage() {}
 
 func (x *LoggedModelParametersLogged) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[40]
+	mi := &file_events_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3342,7 +3997,7 @@ func (x *LoggedModelParametersLogged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedModelParametersLogged.ProtoReflect.Descriptor instead.
 func (*LoggedModelParametersLogged) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{40}
+	return file_events_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *LoggedModelParametersLogged) GetModelId() string {
@@ -3369,7 +4024,7 @@ type LoggedModelTagsSet struct {
 
 func (x *LoggedModelTagsSet) Reset() {
 	*x = LoggedModelTagsSet{}
-	mi := &file_events_proto_msgTypes[41]
+	mi := &file_events_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3381,7 +4036,7 @@ func (x *LoggedModelTagsSet) String() string {
 func (*LoggedModelTagsSet) ProtoMessage() {}
 
 func (x *LoggedModelTagsSet) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[41]
+	mi := &file_events_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3394,7 +4049,7 @@ func (x *LoggedModelTagsSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedModelTagsSet.ProtoReflect.Descriptor instead.
 func (*LoggedModelTagsSet) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{41}
+	return file_events_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *LoggedModelTagsSet) GetModelId() string {
@@ -3421,7 +4076,7 @@ type LoggedModelTagDeleted struct {
 
 func (x *LoggedModelTagDeleted) Reset() {
 	*x = LoggedModelTagDeleted{}
-	mi := &file_events_proto_msgTypes[42]
+	mi := &file_events_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3433,7 +4088,7 @@ func (x *LoggedModelTagDeleted) String() string {
 func (*LoggedModelTagDeleted) ProtoMessage() {}
 
 func (x *LoggedModelTagDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[42]
+	mi := &file_events_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3446,7 +4101,7 @@ func (x *LoggedModelTagDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedModelTagDeleted.ProtoReflect.Descriptor instead.
 func (*LoggedModelTagDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{42}
+	return file_events_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *LoggedModelTagDeleted) GetModelId() string {
@@ -3473,7 +4128,7 @@ type LoggedModelDeleted struct {
 
 func (x *LoggedModelDeleted) Reset() {
 	*x = LoggedModelDeleted{}
-	mi := &file_events_proto_msgTypes[43]
+	mi := &file_events_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3485,7 +4140,7 @@ func (x *LoggedModelDeleted) String() string {
 func (*LoggedModelDeleted) ProtoMessage() {}
 
 func (x *LoggedModelDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[43]
+	mi := &file_events_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3498,7 +4153,7 @@ func (x *LoggedModelDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedModelDeleted.ProtoReflect.Descriptor instead.
 func (*LoggedModelDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{43}
+	return file_events_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *LoggedModelDeleted) GetModelId() string {
@@ -3519,7 +4174,7 @@ type LoggedModelPurged struct {
 
 func (x *LoggedModelPurged) Reset() {
 	*x = LoggedModelPurged{}
-	mi := &file_events_proto_msgTypes[44]
+	mi := &file_events_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3531,7 +4186,7 @@ func (x *LoggedModelPurged) String() string {
 func (*LoggedModelPurged) ProtoMessage() {}
 
 func (x *LoggedModelPurged) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[44]
+	mi := &file_events_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3544,7 +4199,7 @@ func (x *LoggedModelPurged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedModelPurged.ProtoReflect.Descriptor instead.
 func (*LoggedModelPurged) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{44}
+	return file_events_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *LoggedModelPurged) GetModelId() string {
@@ -3571,7 +4226,7 @@ type ArtifactsPurged struct {
 
 func (x *ArtifactsPurged) Reset() {
 	*x = ArtifactsPurged{}
-	mi := &file_events_proto_msgTypes[45]
+	mi := &file_events_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3583,7 +4238,7 @@ func (x *ArtifactsPurged) String() string {
 func (*ArtifactsPurged) ProtoMessage() {}
 
 func (x *ArtifactsPurged) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[45]
+	mi := &file_events_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3596,7 +4251,7 @@ func (x *ArtifactsPurged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArtifactsPurged.ProtoReflect.Descriptor instead.
 func (*ArtifactsPurged) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{45}
+	return file_events_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ArtifactsPurged) GetOwner() isArtifactsPurged_Owner {
@@ -3672,7 +4327,7 @@ type ArtifactUploaded struct {
 
 func (x *ArtifactUploaded) Reset() {
 	*x = ArtifactUploaded{}
-	mi := &file_events_proto_msgTypes[46]
+	mi := &file_events_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3684,7 +4339,7 @@ func (x *ArtifactUploaded) String() string {
 func (*ArtifactUploaded) ProtoMessage() {}
 
 func (x *ArtifactUploaded) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[46]
+	mi := &file_events_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3697,7 +4352,7 @@ func (x *ArtifactUploaded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArtifactUploaded.ProtoReflect.Descriptor instead.
 func (*ArtifactUploaded) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{46}
+	return file_events_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ArtifactUploaded) GetPath() string {
@@ -3762,7 +4417,7 @@ type ArtifactsDeleted struct {
 
 func (x *ArtifactsDeleted) Reset() {
 	*x = ArtifactsDeleted{}
-	mi := &file_events_proto_msgTypes[47]
+	mi := &file_events_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3774,7 +4429,7 @@ func (x *ArtifactsDeleted) String() string {
 func (*ArtifactsDeleted) ProtoMessage() {}
 
 func (x *ArtifactsDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[47]
+	mi := &file_events_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3787,7 +4442,7 @@ func (x *ArtifactsDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArtifactsDeleted.ProtoReflect.Descriptor instead.
 func (*ArtifactsDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{47}
+	return file_events_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ArtifactsDeleted) GetRunId() string {
@@ -3828,7 +4483,7 @@ type WebhookCreated struct {
 
 func (x *WebhookCreated) Reset() {
 	*x = WebhookCreated{}
-	mi := &file_events_proto_msgTypes[48]
+	mi := &file_events_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3840,7 +4495,7 @@ func (x *WebhookCreated) String() string {
 func (*WebhookCreated) ProtoMessage() {}
 
 func (x *WebhookCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[48]
+	mi := &file_events_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3853,7 +4508,7 @@ func (x *WebhookCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebhookCreated.ProtoReflect.Descriptor instead.
 func (*WebhookCreated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{48}
+	return file_events_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *WebhookCreated) GetWebhookId() string {
@@ -3921,7 +4576,7 @@ type WebhookUpdated struct {
 
 func (x *WebhookUpdated) Reset() {
 	*x = WebhookUpdated{}
-	mi := &file_events_proto_msgTypes[49]
+	mi := &file_events_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3933,7 +4588,7 @@ func (x *WebhookUpdated) String() string {
 func (*WebhookUpdated) ProtoMessage() {}
 
 func (x *WebhookUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[49]
+	mi := &file_events_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3946,7 +4601,7 @@ func (x *WebhookUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebhookUpdated.ProtoReflect.Descriptor instead.
 func (*WebhookUpdated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{49}
+	return file_events_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *WebhookUpdated) GetWebhookId() string {
@@ -4007,7 +4662,7 @@ type WebhookDeleted struct {
 
 func (x *WebhookDeleted) Reset() {
 	*x = WebhookDeleted{}
-	mi := &file_events_proto_msgTypes[50]
+	mi := &file_events_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4019,7 +4674,7 @@ func (x *WebhookDeleted) String() string {
 func (*WebhookDeleted) ProtoMessage() {}
 
 func (x *WebhookDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[50]
+	mi := &file_events_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4032,7 +4687,7 @@ func (x *WebhookDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebhookDeleted.ProtoReflect.Descriptor instead.
 func (*WebhookDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{50}
+	return file_events_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *WebhookDeleted) GetWebhookId() string {
@@ -4059,7 +4714,7 @@ type RegisteredModelRestored struct {
 
 func (x *RegisteredModelRestored) Reset() {
 	*x = RegisteredModelRestored{}
-	mi := &file_events_proto_msgTypes[51]
+	mi := &file_events_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4071,7 +4726,7 @@ func (x *RegisteredModelRestored) String() string {
 func (*RegisteredModelRestored) ProtoMessage() {}
 
 func (x *RegisteredModelRestored) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[51]
+	mi := &file_events_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4084,7 +4739,7 @@ func (x *RegisteredModelRestored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredModelRestored.ProtoReflect.Descriptor instead.
 func (*RegisteredModelRestored) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{51}
+	return file_events_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RegisteredModelRestored) GetName() string {
@@ -4151,7 +4806,7 @@ type ModelVersionRestored struct {
 
 func (x *ModelVersionRestored) Reset() {
 	*x = ModelVersionRestored{}
-	mi := &file_events_proto_msgTypes[52]
+	mi := &file_events_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4163,7 +4818,7 @@ func (x *ModelVersionRestored) String() string {
 func (*ModelVersionRestored) ProtoMessage() {}
 
 func (x *ModelVersionRestored) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[52]
+	mi := &file_events_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4176,7 +4831,7 @@ func (x *ModelVersionRestored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersionRestored.ProtoReflect.Descriptor instead.
 func (*ModelVersionRestored) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{52}
+	return file_events_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ModelVersionRestored) GetName() string {
@@ -4267,7 +4922,7 @@ var File_events_proto protoreflect.FileDescriptor
 
 const file_events_proto_rawDesc = "" +
 	"\n" +
-	"\fevents.proto\x12\x13runledger.events.v1\"\x8a!\n" +
+	"\fevents.proto\x12\x13runledger.events.v1\"\x85$\n" +
 	"\x05Event\x12B\n" +
 	"\vrun_created\x18\x01 \x01(\v2\x1f.runledger.events.v1.RunCreatedH\x00R\n" +
 	"runCreated\x12B\n" +
@@ -4321,7 +4976,12 @@ const file_events_proto_rawDesc = "" +
 	"\x0fwebhook_updated\x18Q \x01(\v2#.runledger.events.v1.WebhookUpdatedH\x00R\x0ewebhookUpdated\x12N\n" +
 	"\x0fwebhook_deleted\x18R \x01(\v2#.runledger.events.v1.WebhookDeletedH\x00R\x0ewebhookDeleted\x12j\n" +
 	"\x19registered_model_restored\x18Z \x01(\v2,.runledger.events.v1.RegisteredModelRestoredH\x00R\x17registeredModelRestored\x12a\n" +
-	"\x16model_version_restored\x18[ \x01(\v2).runledger.events.v1.ModelVersionRestoredH\x00R\x14modelVersionRestoredB\x06\n" +
+	"\x16model_version_restored\x18[ \x01(\v2).runledger.events.v1.ModelVersionRestoredH\x00R\x14modelVersionRestored\x129\n" +
+	"\bgate_set\x18d \x01(\v2\x1c.runledger.events.v1.GateSetH\x00R\agateSet\x12E\n" +
+	"\fgate_deleted\x18e \x01(\v2 .runledger.events.v1.GateDeletedH\x00R\vgateDeleted\x12T\n" +
+	"\x11promotion_refused\x18f \x01(\v2%.runledger.events.v1.PromotionRefusedH\x00R\x10promotionRefused\x12E\n" +
+	"\fapproval_set\x18g \x01(\v2 .runledger.events.v1.ApprovalSetH\x00R\vapprovalSet\x12Z\n" +
+	"\x13evaluation_recorded\x18h \x01(\v2'.runledger.events.v1.EvaluationRecordedH\x00R\x12evaluationRecordedB\x06\n" +
 	"\x04data\"-\n" +
 	"\x03Tag\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -4482,7 +5142,48 @@ const file_events_proto_rawDesc = "" +
 	"\fAliasDeleted\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05alias\x18\x02 \x01(\tR\x05alias\x12)\n" +
-	"\x10previous_version\x18\x03 \x01(\x04R\x0fpreviousVersion\"\xbc\x02\n" +
+	"\x10previous_version\x18\x03 \x01(\x04R\x0fpreviousVersion\"K\n" +
+	"\x0fPromotionTarget\x12\x16\n" +
+	"\x05stage\x18\x01 \x01(\tH\x00R\x05stage\x12\x16\n" +
+	"\x05alias\x18\x02 \x01(\tH\x00R\x05aliasB\b\n" +
+	"\x06target\"\xd8\x01\n" +
+	"\aGateSet\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12<\n" +
+	"\x06target\x18\x02 \x01(\v2$.runledger.events.v1.PromotionTargetR\x06target\x12\x1e\n" +
+	"\n" +
+	"conditions\x18\x03 \x03(\tR\n" +
+	"conditions\x12=\n" +
+	"\rrequired_tags\x18\x04 \x03(\v2\x18.runledger.events.v1.TagR\frequiredTags\x12\x1c\n" +
+	"\tapprovals\x18\x05 \x01(\rR\tapprovals\"_\n" +
+	"\vGateDeleted\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12<\n" +
+	"\x06target\x18\x02 \x01(\v2$.runledger.events.v1.PromotionTargetR\x06target\"\xb8\x01\n" +
+	"\x10PromotionRefused\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12<\n" +
+	"\x06target\x18\x03 \x01(\v2$.runledger.events.v1.PromotionTargetR\x06target\x12\x1c\n" +
+	"\trequester\x18\x04 \x01(\tR\trequester\x12\x1a\n" +
+	"\bfailures\x18\x05 \x03(\tR\bfailures\"\xa8\x01\n" +
+	"\vApprovalSet\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12;\n" +
+	"\x06status\x18\x03 \x01(\x0e2#.runledger.events.v1.ApprovalStatusR\x06status\x12\x14\n" +
+	"\x05actor\x18\x04 \x01(\tR\x05actor\x12\x18\n" +
+	"\acomment\x18\x05 \x01(\tR\acomment\"\xa5\x02\n" +
+	"\x12EvaluationRecorded\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x1e\n" +
+	"\n" +
+	"evaluation\x18\x03 \x01(\tR\n" +
+	"evaluation\x12?\n" +
+	"\ametrics\x18\x04 \x03(\v2%.runledger.events.v1.EvaluationMetricR\ametrics\x12!\n" +
+	"\fdataset_name\x18\x05 \x01(\tR\vdatasetName\x12%\n" +
+	"\x0edataset_digest\x18\x06 \x01(\tR\rdatasetDigest\x12\x1c\n" +
+	"\tevaluator\x18\a \x01(\tR\tevaluator\x12\x18\n" +
+	"\acomment\x18\b \x01(\tR\acomment\":\n" +
+	"\x10EvaluationMetric\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value\"\xbc\x02\n" +
 	"\x12LoggedModelCreated\x12\x19\n" +
 	"\bmodel_id\x18\x01 \x01(\tR\amodelId\x12#\n" +
 	"\rexperiment_id\x18\x02 \x01(\tR\fexperimentId\x12\x12\n" +
@@ -4584,7 +5285,12 @@ const file_events_proto_rawDesc = "" +
 	"\x14RUN_STATUS_SCHEDULED\x10\x02\x12\x17\n" +
 	"\x13RUN_STATUS_FINISHED\x10\x03\x12\x15\n" +
 	"\x11RUN_STATUS_FAILED\x10\x04\x12\x15\n" +
-	"\x11RUN_STATUS_KILLED\x10\x05*\x9f\x01\n" +
+	"\x11RUN_STATUS_KILLED\x10\x05*\x9a\x01\n" +
+	"\x0eApprovalStatus\x12\x1f\n" +
+	"\x1bAPPROVAL_STATUS_UNSPECIFIED\x10\x00\x12+\n" +
+	"'APPROVAL_STATUS_PENDING_MANUAL_APPROVAL\x10\x01\x12\x1c\n" +
+	"\x18APPROVAL_STATUS_APPROVED\x10\x02\x12\x1c\n" +
+	"\x18APPROVAL_STATUS_REJECTED\x10\x03*\x9f\x01\n" +
 	"\x11LoggedModelStatus\x12#\n" +
 	"\x1fLOGGED_MODEL_STATUS_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bLOGGED_MODEL_STATUS_PENDING\x10\x01\x12\x1d\n" +
@@ -4603,139 +5309,158 @@ func file_events_proto_rawDescGZIP() []byte {
 	return file_events_proto_rawDescData
 }
 
-var file_events_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_events_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_events_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_events_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_events_proto_goTypes = []any{
 	(RunStatus)(0),                      // 0: runledger.events.v1.RunStatus
-	(LoggedModelStatus)(0),              // 1: runledger.events.v1.LoggedModelStatus
-	(*Event)(nil),                       // 2: runledger.events.v1.Event
-	(*Tag)(nil),                         // 3: runledger.events.v1.Tag
-	(*Parameter)(nil),                   // 4: runledger.events.v1.Parameter
-	(*RunCreated)(nil),                  // 5: runledger.events.v1.RunCreated
-	(*RunUpdated)(nil),                  // 6: runledger.events.v1.RunUpdated
-	(*RunParametersLogged)(nil),         // 7: runledger.events.v1.RunParametersLogged
-	(*RunTagsSet)(nil),                  // 8: runledger.events.v1.RunTagsSet
-	(*RunTagDeleted)(nil),               // 9: runledger.events.v1.RunTagDeleted
-	(*RunDeleted)(nil),                  // 10: runledger.events.v1.RunDeleted
-	(*RunRestored)(nil),                 // 11: runledger.events.v1.RunRestored
-	(*RunPurged)(nil),                   // 12: runledger.events.v1.RunPurged
-	(*MetricsLogged)(nil),               // 13: runledger.events.v1.MetricsLogged
-	(*MetricLink)(nil),                  // 14: runledger.events.v1.MetricLink
-	(*RunInputsLogged)(nil),             // 15: runledger.events.v1.RunInputsLogged
-	(*DatasetInput)(nil),                // 16: runledger.events.v1.DatasetInput
-	(*RunOutputsLogged)(nil),            // 17: runledger.events.v1.RunOutputsLogged
-	(*ModelOutput)(nil),                 // 18: runledger.events.v1.ModelOutput
-	(*ExperimentCreated)(nil),           // 19: runledger.events.v1.ExperimentCreated
-	(*ExperimentRenamed)(nil),           // 20: runledger.events.v1.ExperimentRenamed
-	(*ExperimentTagSet)(nil),            // 21: runledger.events.v1.ExperimentTagSet
-	(*ExperimentTagDeleted)(nil),        // 22: runledger.events.v1.ExperimentTagDeleted
-	(*ExperimentDeleted)(nil),           // 23: runledger.events.v1.ExperimentDeleted
-	(*ExperimentRestored)(nil),          // 24: runledger.events.v1.ExperimentRestored
-	(*ExperimentPurged)(nil),            // 25: runledger.events.v1.ExperimentPurged
-	(*RegisteredModelCreated)(nil),      // 26: runledger.events.v1.RegisteredModelCreated
-	(*RegisteredModelUpdated)(nil),      // 27: runledger.events.v1.RegisteredModelUpdated
-	(*RegisteredModelRenamed)(nil),      // 28: runledger.events.v1.RegisteredModelRenamed
-	(*RegisteredModelDeleted)(nil),      // 29: runledger.events.v1.RegisteredModelDeleted
-	(*RegisteredModelTagSet)(nil),       // 30: runledger.events.v1.RegisteredModelTagSet
-	(*RegisteredModelTagDeleted)(nil),   // 31: runledger.events.v1.RegisteredModelTagDeleted
-	(*ModelVersionCreated)(nil),         // 32: runledger.events.v1.ModelVersionCreated
-	(*ModelVersionUpdated)(nil),         // 33: runledger.events.v1.ModelVersionUpdated
-	(*ModelVersionStageSet)(nil),        // 34: runledger.events.v1.ModelVersionStageSet
-	(*ModelVersionDeleted)(nil),         // 35: runledger.events.v1.ModelVersionDeleted
-	(*ModelVersionTagSet)(nil),          // 36: runledger.events.v1.ModelVersionTagSet
-	(*ModelVersionTagDeleted)(nil),      // 37: runledger.events.v1.ModelVersionTagDeleted
-	(*AliasSet)(nil),                    // 38: runledger.events.v1.AliasSet
-	(*AliasDeleted)(nil),                // 39: runledger.events.v1.AliasDeleted
-	(*LoggedModelCreated)(nil),          // 40: runledger.events.v1.LoggedModelCreated
-	(*LoggedModelFinalized)(nil),        // 41: runledger.events.v1.LoggedModelFinalized
-	(*LoggedModelParametersLogged)(nil), // 42: runledger.events.v1.LoggedModelParametersLogged
-	(*LoggedModelTagsSet)(nil),          // 43: runledger.events.v1.LoggedModelTagsSet
-	(*LoggedModelTagDeleted)(nil),       // 44: runledger.events.v1.LoggedModelTagDeleted
-	(*LoggedModelDeleted)(nil),          // 45: runledger.events.v1.LoggedModelDeleted
-	(*LoggedModelPurged)(nil),           // 46: runledger.events.v1.LoggedModelPurged
-	(*ArtifactsPurged)(nil),             // 47: runledger.events.v1.ArtifactsPurged
-	(*ArtifactUploaded)(nil),            // 48: runledger.events.v1.ArtifactUploaded
-	(*ArtifactsDeleted)(nil),            // 49: runledger.events.v1.ArtifactsDeleted
-	(*WebhookCreated)(nil),              // 50: runledger.events.v1.WebhookCreated
-	(*WebhookUpdated)(nil),              // 51: runledger.events.v1.WebhookUpdated
-	(*WebhookDeleted)(nil),              // 52: runledger.events.v1.WebhookDeleted
-	(*RegisteredModelRestored)(nil),     // 53: runledger.events.v1.RegisteredModelRestored
-	(*ModelVersionRestored)(nil),        // 54: runledger.events.v1.ModelVersionRestored
+	(ApprovalStatus)(0),                 // 1: runledger.events.v1.ApprovalStatus
+	(LoggedModelStatus)(0),              // 2: runledger.events.v1.LoggedModelStatus
+	(*Event)(nil),                       // 3: runledger.events.v1.Event
+	(*Tag)(nil),                         // 4: runledger.events.v1.Tag
+	(*Parameter)(nil),                   // 5: runledger.events.v1.Parameter
+	(*RunCreated)(nil),                  // 6: runledger.events.v1.RunCreated
+	(*RunUpdated)(nil),                  // 7: runledger.events.v1.RunUpdated
+	(*RunParametersLogged)(nil),         // 8: runledger.events.v1.RunParametersLogged
+	(*RunTagsSet)(nil),                  // 9: runledger.events.v1.RunTagsSet
+	(*RunTagDeleted)(nil),               // 10: runledger.events.v1.RunTagDeleted
+	(*RunDeleted)(nil),                  // 11: runledger.events.v1.RunDeleted
+	(*RunRestored)(nil),                 // 12: runledger.events.v1.RunRestored
+	(*RunPurged)(nil),                   // 13: runledger.events.v1.RunPurged
+	(*MetricsLogged)(nil),               // 14: runledger.events.v1.MetricsLogged
+	(*MetricLink)(nil),                  // 15: runledger.events.v1.MetricLink
+	(*RunInputsLogged)(nil),             // 16: runledger.events.v1.RunInputsLogged
+	(*DatasetInput)(nil),                // 17: runledger.events.v1.DatasetInput
+	(*RunOutputsLogged)(nil),            // 18: runledger.events.v1.RunOutputsLogged
+	(*ModelOutput)(nil),                 // 19: runledger.events.v1.ModelOutput
+	(*ExperimentCreated)(nil),           // 20: runledger.events.v1.ExperimentCreated
+	(*ExperimentRenamed)(nil),           // 21: runledger.events.v1.ExperimentRenamed
+	(*ExperimentTagSet)(nil),            // 22: runledger.events.v1.ExperimentTagSet
+	(*ExperimentTagDeleted)(nil),        // 23: runledger.events.v1.ExperimentTagDeleted
+	(*ExperimentDeleted)(nil),           // 24: runledger.events.v1.ExperimentDeleted
+	(*ExperimentRestored)(nil),          // 25: runledger.events.v1.ExperimentRestored
+	(*ExperimentPurged)(nil),            // 26: runledger.events.v1.ExperimentPurged
+	(*RegisteredModelCreated)(nil),      // 27: runledger.events.v1.RegisteredModelCreated
+	(*RegisteredModelUpdated)(nil),      // 28: runledger.events.v1.RegisteredModelUpdated
+	(*RegisteredModelRenamed)(nil),      // 29: runledger.events.v1.RegisteredModelRenamed
+	(*RegisteredModelDeleted)(nil),      // 30: runledger.events.v1.RegisteredModelDeleted
+	(*RegisteredModelTagSet)(nil),       // 31: runledger.events.v1.RegisteredModelTagSet
+	(*RegisteredModelTagDeleted)(nil),   // 32: runledger.events.v1.RegisteredModelTagDeleted
+	(*ModelVersionCreated)(nil),         // 33: runledger.events.v1.ModelVersionCreated
+	(*ModelVersionUpdated)(nil),         // 34: runledger.events.v1.ModelVersionUpdated
+	(*ModelVersionStageSet)(nil),        // 35: runledger.events.v1.ModelVersionStageSet
+	(*ModelVersionDeleted)(nil),         // 36: runledger.events.v1.ModelVersionDeleted
+	(*ModelVersionTagSet)(nil),          // 37: runledger.events.v1.ModelVersionTagSet
+	(*ModelVersionTagDeleted)(nil),      // 38: runledger.events.v1.ModelVersionTagDeleted
+	(*AliasSet)(nil),                    // 39: runledger.events.v1.AliasSet
+	(*AliasDeleted)(nil),                // 40: runledger.events.v1.AliasDeleted
+	(*PromotionTarget)(nil),             // 41: runledger.events.v1.PromotionTarget
+	(*GateSet)(nil),                     // 42: runledger.events.v1.GateSet
+	(*GateDeleted)(nil),                 // 43: runledger.events.v1.GateDeleted
+	(*PromotionRefused)(nil),            // 44: runledger.events.v1.PromotionRefused
+	(*ApprovalSet)(nil),                 // 45: runledger.events.v1.ApprovalSet
+	(*EvaluationRecorded)(nil),          // 46: runledger.events.v1.EvaluationRecorded
+	(*EvaluationMetric)(nil),            // 47: runledger.events.v1.EvaluationMetric
+	(*LoggedModelCreated)(nil),          // 48: runledger.events.v1.LoggedModelCreated
+	(*LoggedModelFinalized)(nil),        // 49: runledger.events.v1.LoggedModelFinalized
+	(*LoggedModelParametersLogged)(nil), // 50: runledger.events.v1.LoggedModelParametersLogged
+	(*LoggedModelTagsSet)(nil),          // 51: runledger.events.v1.LoggedModelTagsSet
+	(*LoggedModelTagDeleted)(nil),       // 52: runledger.events.v1.LoggedModelTagDeleted
+	(*LoggedModelDeleted)(nil),          // 53: runledger.events.v1.LoggedModelDeleted
+	(*LoggedModelPurged)(nil),           // 54: runledger.events.v1.LoggedModelPurged
+	(*ArtifactsPurged)(nil),             // 55: runledger.events.v1.ArtifactsPurged
+	(*ArtifactUploaded)(nil),            // 56: runledger.events.v1.ArtifactUploaded
+	(*ArtifactsDeleted)(nil),            // 57: runledger.events.v1.ArtifactsDeleted
+	(*WebhookCreated)(nil),              // 58: runledger.events.v1.WebhookCreated
+	(*WebhookUpdated)(nil),              // 59: runledger.events.v1.WebhookUpdated
+	(*WebhookDeleted)(nil),              // 60: runledger.events.v1.WebhookDeleted
+	(*RegisteredModelRestored)(nil),     // 61: runledger.events.v1.RegisteredModelRestored
+	(*ModelVersionRestored)(nil),        // 62: runledger.events.v1.ModelVersionRestored
 }
 var file_events_proto_depIdxs = []int32{
-	5,  // 0: runledger.events.v1.Event.run_created:type_name -> runledger.events.v1.RunCreated
-	6,  // 1: runledger.events.v1.Event.run_updated:type_name -> runledger.events.v1.RunUpdated
-	7,  // 2: runledger.events.v1.Event.run_parameters_logged:type_name -> runledger.events.v1.RunParametersLogged
-	8,  // 3: runledger.events.v1.Event.run_tags_set:type_name -> runledger.events.v1.RunTagsSet
-	9,  // 4: runledger.events.v1.Event.run_tag_deleted:type_name -> runledger.events.v1.RunTagDeleted
-	10, // 5: runledger.events.v1.Event.run_deleted:type_name -> runledger.events.v1.RunDeleted
-	11, // 6: runledger.events.v1.Event.run_restored:type_name -> runledger.events.v1.RunRestored
-	13, // 7: runledger.events.v1.Event.metrics_logged:type_name -> runledger.events.v1.MetricsLogged
-	15, // 8: runledger.events.v1.Event.run_inputs_logged:type_name -> runledger.events.v1.RunInputsLogged
-	17, // 9: runledger.events.v1.Event.run_outputs_logged:type_name -> runledger.events.v1.RunOutputsLogged
-	12, // 10: runledger.events.v1.Event.run_purged:type_name -> runledger.events.v1.RunPurged
-	19, // 11: runledger.events.v1.Event.experiment_created:type_name -> runledger.events.v1.ExperimentCreated
-	20, // 12: runledger.events.v1.Event.experiment_renamed:type_name -> runledger.events.v1.ExperimentRenamed
-	21, // 13: runledger.events.v1.Event.experiment_tag_set:type_name -> runledger.events.v1.ExperimentTagSet
-	22, // 14: runledger.events.v1.Event.experiment_tag_deleted:type_name -> runledger.events.v1.ExperimentTagDeleted
-	23, // 15: runledger.events.v1.Event.experiment_deleted:type_name -> runledger.events.v1.ExperimentDeleted
-	24, // 16: runledger.events.v1.Event.experiment_restored:type_name -> runledger.events.v1.ExperimentRestored
-	25, // 17: runledger.events.v1.Event.experiment_purged:type_name -> runledger.events.v1.ExperimentPurged
-	26, // 18: runledger.events.v1.Event.registered_model_created:type_name -> runledger.events.v1.RegisteredModelCreated
-	27, // 19: runledger.events.v1.Event.registered_model_updated:type_name -> runledger.events.v1.RegisteredModelUpdated
-	28, // 20: runledger.events.v1.Event.registered_model_renamed:type_name -> runledger.events.v1.RegisteredModelRenamed
-	29, // 21: runledger.events.v1.Event.registered_model_deleted:type_name -> runledger.events.v1.RegisteredModelDeleted
-	30, // 22: runledger.events.v1.Event.registered_model_tag_set:type_name -> runledger.events.v1.RegisteredModelTagSet
-	31, // 23: runledger.events.v1.Event.registered_model_tag_deleted:type_name -> runledger.events.v1.RegisteredModelTagDeleted
-	32, // 24: runledger.events.v1.Event.model_version_created:type_name -> runledger.events.v1.ModelVersionCreated
-	33, // 25: runledger.events.v1.Event.model_version_updated:type_name -> runledger.events.v1.ModelVersionUpdated
-	34, // 26: runledger.events.v1.Event.model_version_stage_set:type_name -> runledger.events.v1.ModelVersionStageSet
-	35, // 27: runledger.events.v1.Event.model_version_deleted:type_name -> runledger.events.v1.ModelVersionDeleted
-	36, // 28: runledger.events.v1.Event.model_version_tag_set:type_name -> runledger.events.v1.ModelVersionTagSet
-	37, // 29: runledger.events.v1.Event.model_version_tag_deleted:type_name -> runledger.events.v1.ModelVersionTagDeleted
-	38, // 30: runledger.events.v1.Event.alias_set:type_name -> runledger.events.v1.AliasSet
-	39, // 31: runledger.events.v1.Event.alias_deleted:type_name -> runledger.events.v1.AliasDeleted
-	40, // 32: runledger.events.v1.Event.logged_model_created:type_name -> runledger.events.v1.LoggedModelCreated
-	41, // 33: runledger.events.v1.Event.logged_model_finalized:type_name -> runledger.events.v1.LoggedModelFinalized
-	42, // 34: runledger.events.v1.Event.logged_model_parameters_logged:type_name -> runledger.events.v1.LoggedModelParametersLogged
-	43, // 35: runledger.events.v1.Event.logged_model_tags_set:type_name -> runledger.events.v1.LoggedModelTagsSet
-	44, // 36: runledger.events.v1.Event.logged_model_tag_deleted:type_name -> runledger.events.v1.LoggedModelTagDeleted
-	45, // 37: runledger.events.v1.Event.logged_model_deleted:type_name -> runledger.events.v1.LoggedModelDeleted
-	46, // 38: runledger.events.v1.Event.logged_model_purged:type_name -> runledger.events.v1.LoggedModelPurged
-	48, // 39: runledger.events.v1.Event.artifact_uploaded:type_name -> runledger.events.v1.ArtifactUploaded
-	49, // 40: runledger.events.v1.Event.artifacts_deleted:type_name -> runledger.events.v1.ArtifactsDeleted
-	47, // 41: runledger.events.v1.Event.artifacts_purged:type_name -> runledger.events.v1.ArtifactsPurged
-	50, // 42: runledger.events.v1.Event.webhook_created:type_name -> runledger.events.v1.WebhookCreated
-	51, // 43: runledger.events.v1.Event.webhook_updated:type_name -> runledger.events.v1.WebhookUpdated
-	52, // 44: runledger.events.v1.Event.webhook_deleted:type_name -> runledger.events.v1.WebhookDeleted
-	53, // 45: runledger.events.v1.Event.registered_model_restored:type_name -> runledger.events.v1.RegisteredModelRestored
-	54, // 46: runledger.events.v1.Event.model_version_restored:type_name -> runledger.events.v1.ModelVersionRestored
-	3,  // 47: runledger.events.v1.RunCreated.tags:type_name -> runledger.events.v1.Tag
-	0,  // 48: runledger.events.v1.RunUpdated.status:type_name -> runledger.events.v1.RunStatus
-	4,  // 49: runledger.events.v1.RunParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 50: runledger.events.v1.RunTagsSet.tags:type_name -> runledger.events.v1.Tag
-	14, // 51: runledger.events.v1.MetricsLogged.links:type_name -> runledger.events.v1.MetricLink
-	16, // 52: runledger.events.v1.RunInputsLogged.datasets:type_name -> runledger.events.v1.DatasetInput
-	3,  // 53: runledger.events.v1.DatasetInput.tags:type_name -> runledger.events.v1.Tag
-	18, // 54: runledger.events.v1.RunOutputsLogged.models:type_name -> runledger.events.v1.ModelOutput
-	3,  // 55: runledger.events.v1.ExperimentCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 56: runledger.events.v1.ExperimentTagSet.tag:type_name -> runledger.events.v1.Tag
-	3,  // 57: runledger.events.v1.RegisteredModelCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 58: runledger.events.v1.RegisteredModelTagSet.tag:type_name -> runledger.events.v1.Tag
-	3,  // 59: runledger.events.v1.ModelVersionCreated.tags:type_name -> runledger.events.v1.Tag
-	3,  // 60: runledger.events.v1.ModelVersionTagSet.tag:type_name -> runledger.events.v1.Tag
-	4,  // 61: runledger.events.v1.LoggedModelCreated.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 62: runledger.events.v1.LoggedModelCreated.tags:type_name -> runledger.events.v1.Tag
-	1,  // 63: runledger.events.v1.LoggedModelFinalized.status:type_name -> runledger.events.v1.LoggedModelStatus
-	4,  // 64: runledger.events.v1.LoggedModelParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
-	3,  // 65: runledger.events.v1.LoggedModelTagsSet.tags:type_name -> runledger.events.v1.Tag
-	3,  // 66: runledger.events.v1.RegisteredModelRestored.tags:type_name -> runledger.events.v1.Tag
-	3,  // 67: runledger.events.v1.ModelVersionRestored.tags:type_name -> runledger.events.v1.Tag
-	68, // [68:68] is the sub-list for method output_type
-	68, // [68:68] is the sub-list for method input_type
-	68, // [68:68] is the sub-list for extension type_name
-	68, // [68:68] is the sub-list for extension extendee
-	0,  // [0:68] is the sub-list for field type_name
+	6,  // 0: runledger.events.v1.Event.run_created:type_name -> runledger.events.v1.RunCreated
+	7,  // 1: runledger.events.v1.Event.run_updated:type_name -> runledger.events.v1.RunUpdated
+	8,  // 2: runledger.events.v1.Event.run_parameters_logged:type_name -> runledger.events.v1.RunParametersLogged
+	9,  // 3: runledger.events.v1.Event.run_tags_set:type_name -> runledger.events.v1.RunTagsSet
+	10, // 4: runledger.events.v1.Event.run_tag_deleted:type_name -> runledger.events.v1.RunTagDeleted
+	11, // 5: runledger.events.v1.Event.run_deleted:type_name -> runledger.events.v1.RunDeleted
+	12, // 6: runledger.events.v1.Event.run_restored:type_name -> runledger.events.v1.RunRestored
+	14, // 7: runledger.events.v1.Event.metrics_logged:type_name -> runledger.events.v1.MetricsLogged
+	16, // 8: runledger.events.v1.Event.run_inputs_logged:type_name -> runledger.events.v1.RunInputsLogged
+	18, // 9: runledger.events.v1.Event.run_outputs_logged:type_name -> runledger.events.v1.RunOutputsLogged
+	13, // 10: runledger.events.v1.Event.run_purged:type_name -> runledger.events.v1.RunPurged
+	20, // 11: runledger.events.v1.Event.experiment_created:type_name -> runledger.events.v1.ExperimentCreated
+	21, // 12: runledger.events.v1.Event.experiment_renamed:type_name -> runledger.events.v1.ExperimentRenamed
+	22, // 13: runledger.events.v1.Event.experiment_tag_set:type_name -> runledger.events.v1.ExperimentTagSet
+	23, // 14: runledger.events.v1.Event.experiment_tag_deleted:type_name -> runledger.events.v1.ExperimentTagDeleted
+	24, // 15: runledger.events.v1.Event.experiment_deleted:type_name -> runledger.events.v1.ExperimentDeleted
+	25, // 16: runledger.events.v1.Event.experiment_restored:type_name -> runledger.events.v1.ExperimentRestored
+	26, // 17: runledger.events.v1.Event.experiment_purged:type_name -> runledger.events.v1.ExperimentPurged
+	27, // 18: runledger.events.v1.Event.registered_model_created:type_name -> runledger.events.v1.RegisteredModelCreated
+	28, // 19: runledger.events.v1.Event.registered_model_updated:type_name -> runledger.events.v1.RegisteredModelUpdated
+	29, // 20: runledger.events.v1.Event.registered_model_renamed:type_name -> runledger.events.v1.RegisteredModelRenamed
+	30, // 21: runledger.events.v1.Event.registered_model_deleted:type_name -> runledger.events.v1.RegisteredModelDeleted
+	31, // 22: runledger.events.v1.Event.registered_model_tag_set:type_name -> runledger.events.v1.RegisteredModelTagSet
+	32, // 23: runledger.events.v1.Event.registered_model_tag_deleted:type_name -> runledger.events.v1.RegisteredModelTagDeleted
+	33, // 24: runledger.events.v1.Event.model_version_created:type_name -> runledger.events.v1.ModelVersionCreated
+	34, // 25: runledger.events.v1.Event.model_version_updated:type_name -> runledger.events.v1.ModelVersionUpdated
+	35, // 26: runledger.events.v1.Event.model_version_stage_set:type_name -> runledger.events.v1.ModelVersionStageSet
+	36, // 27: runledger.events.v1.Event.model_version_deleted:type_name -> runledger.events.v1.ModelVersionDeleted
+	37, // 28: runledger.events.v1.Event.model_version_tag_set:type_name -> runledger.events.v1.ModelVersionTagSet
+	38, // 29: runledger.events.v1.Event.model_version_tag_deleted:type_name -> runledger.events.v1.ModelVersionTagDeleted
+	39, // 30: runledger.events.v1.Event.alias_set:type_name -> runledger.events.v1.AliasSet
+	40, // 31: runledger.events.v1.Event.alias_deleted:type_name -> runledger.events.v1.AliasDeleted
+	48, // 32: runledger.events.v1.Event.logged_model_created:type_name -> runledger.events.v1.LoggedModelCreated
+	49, // 33: runledger.events.v1.Event.logged_model_finalized:type_name -> runledger.events.v1.LoggedModelFinalized
+	50, // 34: runledger.events.v1.Event.logged_model_parameters_logged:type_name -> runledger.events.v1.LoggedModelParametersLogged
+	51, // 35: runledger.events.v1.Event.logged_model_tags_set:type_name -> runledger.events.v1.LoggedModelTagsSet
+	52, // 36: runledger.events.v1.Event.logged_model_tag_deleted:type_name -> runledger.events.v1.LoggedModelTagDeleted
+	53, // 37: runledger.events.v1.Event.logged_model_deleted:type_name -> runledger.events.v1.LoggedModelDeleted
+	54, // 38: runledger.events.v1.Event.logged_model_purged:type_name -> runledger.events.v1.LoggedModelPurged
+	56, // 39: runledger.events.v1.Event.artifact_uploaded:type_name -> runledger.events.v1.ArtifactUploaded
+	57, // 40: runledger.events.v1.Event.artifacts_deleted:type_name -> runledger.events.v1.ArtifactsDeleted
+	55, // 41: runledger.events.v1.Event.artifacts_purged:type_name -> runledger.events.v1.ArtifactsPurged
+	58, // 42: runledger.events.v1.Event.webhook_created:type_name -> runledger.events.v1.WebhookCreated
+	59, // 43: runledger.events.v1.Event.webhook_updated:type_name -> runledger.events.v1.WebhookUpdated
+	60, // 44: runledger.events.v1.Event.webhook_deleted:type_name -> runledger.events.v1.WebhookDeleted
+	61, // 45: runledger.events.v1.Event.registered_model_restored:type_name -> runledger.events.v1.RegisteredModelRestored
+	62, // 46: runledger.events.v1.Event.model_version_restored:type_name -> runledger.events.v1.ModelVersionRestored
+	42, // 47: runledger.events.v1.Event.gate_set:type_name -> runledger.events.v1.GateSet
+	43, // 48: runledger.events.v1.Event.gate_deleted:type_name -> runledger.events.v1.GateDeleted
+	44, // 49: runledger.events.v1.Event.promotion_refused:type_name -> runledger.events.v1.PromotionRefused
+	45, // 50: runledger.events.v1.Event.approval_set:type_name -> runledger.events.v1.ApprovalSet
+	46, // 51: runledger.events.v1.Event.evaluation_recorded:type_name -> runledger.events.v1.EvaluationRecorded
+	4,  // 52: runledger.events.v1.RunCreated.tags:type_name -> runledger.events.v1.Tag
+	0,  // 53: runledger.events.v1.RunUpdated.status:type_name -> runledger.events.v1.RunStatus
+	5,  // 54: runledger.events.v1.RunParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
+	4,  // 55: runledger.events.v1.RunTagsSet.tags:type_name -> runledger.events.v1.Tag
+	15, // 56: runledger.events.v1.MetricsLogged.links:type_name -> runledger.events.v1.MetricLink
+	17, // 57: runledger.events.v1.RunInputsLogged.datasets:type_name -> runledger.events.v1.DatasetInput
+	4,  // 58: runledger.events.v1.DatasetInput.tags:type_name -> runledger.events.v1.Tag
+	19, // 59: runledger.events.v1.RunOutputsLogged.models:type_name -> runledger.events.v1.ModelOutput
+	4,  // 60: runledger.events.v1.ExperimentCreated.tags:type_name -> runledger.events.v1.Tag
+	4,  // 61: runledger.events.v1.ExperimentTagSet.tag:type_name -> runledger.events.v1.Tag
+	4,  // 62: runledger.events.v1.RegisteredModelCreated.tags:type_name -> runledger.events.v1.Tag
+	4,  // 63: runledger.events.v1.RegisteredModelTagSet.tag:type_name -> runledger.events.v1.Tag
+	4,  // 64: runledger.events.v1.ModelVersionCreated.tags:type_name -> runledger.events.v1.Tag
+	4,  // 65: runledger.events.v1.ModelVersionTagSet.tag:type_name -> runledger.events.v1.Tag
+	41, // 66: runledger.events.v1.GateSet.target:type_name -> runledger.events.v1.PromotionTarget
+	4,  // 67: runledger.events.v1.GateSet.required_tags:type_name -> runledger.events.v1.Tag
+	41, // 68: runledger.events.v1.GateDeleted.target:type_name -> runledger.events.v1.PromotionTarget
+	41, // 69: runledger.events.v1.PromotionRefused.target:type_name -> runledger.events.v1.PromotionTarget
+	1,  // 70: runledger.events.v1.ApprovalSet.status:type_name -> runledger.events.v1.ApprovalStatus
+	47, // 71: runledger.events.v1.EvaluationRecorded.metrics:type_name -> runledger.events.v1.EvaluationMetric
+	5,  // 72: runledger.events.v1.LoggedModelCreated.parameters:type_name -> runledger.events.v1.Parameter
+	4,  // 73: runledger.events.v1.LoggedModelCreated.tags:type_name -> runledger.events.v1.Tag
+	2,  // 74: runledger.events.v1.LoggedModelFinalized.status:type_name -> runledger.events.v1.LoggedModelStatus
+	5,  // 75: runledger.events.v1.LoggedModelParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
+	4,  // 76: runledger.events.v1.LoggedModelTagsSet.tags:type_name -> runledger.events.v1.Tag
+	4,  // 77: runledger.events.v1.RegisteredModelRestored.tags:type_name -> runledger.events.v1.Tag
+	4,  // 78: runledger.events.v1.ModelVersionRestored.tags:type_name -> runledger.events.v1.Tag
+	79, // [79:79] is the sub-list for method output_type
+	79, // [79:79] is the sub-list for method input_type
+	79, // [79:79] is the sub-list for extension type_name
+	79, // [79:79] is the sub-list for extension extendee
+	0,  // [0:79] is the sub-list for field type_name
 }
 
 func init() { file_events_proto_init() }
@@ -4791,20 +5516,29 @@ func file_events_proto_init() {
 		(*Event_WebhookDeleted)(nil),
 		(*Event_RegisteredModelRestored)(nil),
 		(*Event_ModelVersionRestored)(nil),
+		(*Event_GateSet)(nil),
+		(*Event_GateDeleted)(nil),
+		(*Event_PromotionRefused)(nil),
+		(*Event_ApprovalSet)(nil),
+		(*Event_EvaluationRecorded)(nil),
 	}
 	file_events_proto_msgTypes[4].OneofWrappers = []any{}
-	file_events_proto_msgTypes[45].OneofWrappers = []any{
+	file_events_proto_msgTypes[38].OneofWrappers = []any{
+		(*PromotionTarget_Stage)(nil),
+		(*PromotionTarget_Alias)(nil),
+	}
+	file_events_proto_msgTypes[52].OneofWrappers = []any{
 		(*ArtifactsPurged_RunId)(nil),
 		(*ArtifactsPurged_ModelId)(nil),
 	}
-	file_events_proto_msgTypes[49].OneofWrappers = []any{}
+	file_events_proto_msgTypes[56].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_events_proto_rawDesc), len(file_events_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   53,
+			NumEnums:      3,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

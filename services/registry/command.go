@@ -18,6 +18,9 @@ import (
 	"github.com/runledger/runledger/services/registry/ledger"
 )
 
+// actionRefused is the action of the entry of a promotion that was refused.
+const actionRefused = "promotion_refused"
+
 // anonymous is the actor of a request that names none.
 const anonymous = "anonymous"
 
@@ -41,6 +44,8 @@ type command struct {
 	// to change, or what is wrong in MLflow's words. It looks at nothing but the
 	// state and the command: it may be called again on another state.
 	decide func(*catalog.State) (*events.Event, error)
+	// mayBeRefused says that its event may be the refusal of a promotion instead.
+	mayBeRefused bool
 	// rollback has, instead of decide, what was decided before.
 	rollback *rollback
 }
@@ -69,7 +74,7 @@ func (cmd command) sameAs(e ledger.Entry) bool {
 	if cmd.rollback != nil {
 		return e.Source == cmd.rollback.source() && (cmd.model == "" || e.Model == cmd.model)
 	}
-	return e.Action == cmd.action && e.Model == cmd.model && e.Webhook() == cmd.webhook
+	return (e.Action == cmd.action || cmd.mayBeRefused && e.Action == actionRefused) && e.Model == cmd.model && e.Webhook() == cmd.webhook
 }
 
 // events returns the events that make the change.
@@ -113,9 +118,7 @@ func (s *Service) commit(c echo.Context, cmd command) (outcome, error) {
 		return outcome{}, apierr.Errorf(apierr.InvalidParameterValue,
 			"The %s exceeds the maximum length of %d bytes", httpapi.HeaderIdempotencyKey, maxIdempotencyKey)
 	}
-	if attrs.Actor == "" {
-		attrs.Actor = anonymous
-	}
+	attrs.Actor = actor(c)
 	var err error
 	if cmd.expect, err = expectedSeq(c); err != nil {
 		return outcome{}, err

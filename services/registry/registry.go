@@ -26,6 +26,7 @@ import (
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/services/registry/catalog"
+	"github.com/runledger/runledger/services/registry/figures"
 	"github.com/runledger/runledger/services/registry/ledger"
 	"github.com/runledger/runledger/services/registry/past"
 	"github.com/runledger/runledger/services/registry/provenance"
@@ -76,6 +77,7 @@ type Service struct {
 	webhooks *webhooks.Dispatcher
 	past     *past.Past
 	tracer   *provenance.Tracer
+	figures  *figures.Reader
 
 	target   uint64 // the log's last sequence at the start
 	stop     context.CancelFunc
@@ -109,7 +111,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
 		log: c.Log, ledger: l, logger: c.Logger, metrics: newMetrics(c.Registerer, l), webhooks: dispatcher,
-		past: past.New(c.Log, l), tracer: provenance.New(c.Log), target: target, stop: stop, heads: c.Heads,
+		past: past.New(c.Log, l), tracer: provenance.New(c.Log), figures: figures.NewReader(c.Log), target: target, stop: stop, heads: c.Heads,
 	}
 	s.alive, s.die = context.WithCancel(ctx)
 	s.decider = decider{Service: s}
@@ -237,6 +239,9 @@ func (s *Service) Register(e *echo.Echo) {
 	e.GET("/api/v1/models/:name/lineage", s.lineage)
 	e.POST("/api/v1/models/:name/rollback", s.rollbackModel, httpapi.LimitTime)
 	e.POST("/api/v1/registry/rollback", s.rollbackAll, httpapi.LimitTime)
+	s.registerGates(e)
+	s.registerApprovals(e)
+	s.registerEvaluations(e)
 	s.registerProofs(e)
 	e.GET("/api/v1/webhooks/:id/deliveries", s.webhookAttempts)
 }

@@ -143,7 +143,7 @@ func (s *Service) transitionStage(c echo.Context) error {
 	if req.ArchiveExistingVersions && stage != mlflow.StageStaging && stage != mlflow.StageProduction {
 		return mlflow.ArchiveFromInactiveStage(req.Stage)
 	}
-	return s.changeVersion(c, req.Name, command{
+	out, err := s.promote(c, catalog.Target{Stage: stage}, req.Name, req.Version, command{
 		action: "model_version_stage_set", model: req.Name,
 		decide: func(st *catalog.State) (*events.Event, error) {
 			m, v, err := findVersion(st, req.Name, req.Version)
@@ -161,6 +161,10 @@ func (s *Service) transitionStage(c echo.Context) error {
 			return &events.Event{Data: &events.Event_ModelVersionStageSet{ModelVersionStageSet: e}}, nil
 		},
 	})
+	if err != nil {
+		return err
+	}
+	return answerOutcome(c, req.Name, out)
 }
 
 func (s *Service) deleteVersion(c echo.Context) error {
@@ -249,7 +253,7 @@ func (s *Service) setAlias(c echo.Context) error {
 	if err := mlflow.ValidateNewAlias(req.Alias); err != nil {
 		return err
 	}
-	return s.change(c, command{
+	if _, err := s.promote(c, catalog.Target{Alias: req.Alias}, req.Name, req.Version, command{
 		action: "alias_set", model: req.Name,
 		decide: func(st *catalog.State) (*events.Event, error) {
 			m, v, err := findVersion(st, req.Name, req.Version)
@@ -263,7 +267,10 @@ func (s *Service) setAlias(c echo.Context) error {
 				Name: req.Name, Alias: req.Alias, Version: v.Number, PreviousVersion: m.Aliases[req.Alias],
 			}}}, nil
 		},
-	})
+	}); err != nil {
+		return err
+	}
+	return mlflow.WriteJSON(c.Response(), mlflow.Empty{})
 }
 
 func (s *Service) deleteAlias(c echo.Context) error {
@@ -346,6 +353,10 @@ func (s *Service) changeVersion(c echo.Context, model string, cmd command) error
 	if err != nil {
 		return err
 	}
+	return answerOutcome(c, model, out)
+}
+
+func answerOutcome(c echo.Context, model string, out outcome) error {
 	m, v, err := findVersion(out.state, model, strconv.FormatUint(out.version, 10))
 	if err != nil {
 		return err

@@ -48,6 +48,9 @@ func (c Change) AboutWebhook() bool { return c.PreviousWebhook != nil || c.Webho
 func (s *State) Apply(seq uint64, at time.Time, e *events.Event) (*State, Change, error) {
 	c, ok, err := s.changeWebhook(seq, at.UnixMilli(), e)
 	if !ok {
+		c, ok, err = s.changePromotion(seq, at.UnixMilli(), e)
+	}
+	if !ok {
 		c, err = s.change(seq, at.UnixMilli(), e)
 	}
 	if err != nil {

@@ -36,6 +36,10 @@ type Version struct {
 	RunLink         string            `json:"run_link,omitempty"`
 	ModelID         string            `json:"model_id,omitempty"`
 	Tags            map[string]string `json:"tags,omitempty"`
+
+	Approval    *Approval    `json:"approval,omitempty"`
+	Evaluations []Evaluation `json:"evaluations,omitempty"` // in the order in which they were recorded
+	Refused     *Refusal     `json:"refused,omitempty"`
 }
 
 // Deleted reports whether the version is only a mark that its number is taken.
@@ -63,6 +67,7 @@ type Model struct {
 	Description string            `json:"description,omitempty"`
 	Tags        map[string]string `json:"tags,omitempty"`
 	Aliases     map[string]uint64 `json:"aliases,omitempty"`
+	Gates       map[string]Gate   `json:"gates,omitempty"` // by target, see Gate
 	// Last is the sequence of the last event about the model or its versions.
 	// It is not kept with the model: the history has it.
 	Last uint64 `json:"-"`

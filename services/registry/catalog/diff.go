@@ -74,6 +74,11 @@ func (m *Model) document() Document {
 		aliases[alias] = number(n)
 	}
 	d.table("aliases", aliases)
+	gates := Document{}
+	for key, g := range m.Gates {
+		gates[key] = g.document()
+	}
+	d.table("gates", gates)
 	return d
 }
 
@@ -87,6 +92,7 @@ func (v *Version) document() Document {
 	d.text("run_link", v.RunLink)
 	d.text("model_id", v.ModelID)
 	d.table("tags", stringTable(v.Tags))
+	v.promotion(d)
 	return d
 }
 
