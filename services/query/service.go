@@ -114,6 +114,7 @@ func (s *Service) Register(e *echo.Echo) {
 	httpapi.MLflow(e, http.MethodPost, "/experiments/search-datasets", s.searchDatasets)
 	e.GET("/api/v1/audit", s.audit)
 	e.GET("/api/v1/audit/counts", s.countAudit)
+	e.GET("/api/v1/lineage", s.lineage)
 	e.GET("/api/v1/artifacts", s.listArtifacts)
 	e.GET("/api/v1/gc/candidates", s.candidates)
 	e.POST("/api/v1/series", s.answerSeries)
