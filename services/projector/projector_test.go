@@ -389,6 +389,13 @@ func (w *world) history(t *rapid.T) []entry {
 				{Data: &events.Event_ModelVersionRestored{ModelVersionRestored: &events.ModelVersionRestored{Name: "m", Version: 3, RunId: run, ModelId: "l"}}},
 				{Data: &events.Event_RegisteredModelRestored{RegisteredModelRestored: &events.RegisteredModelRestored{Name: "m", Id: 1, NextVersion: 4}}},
 			}).Draw(t, "restored")})
+			out = append(out, entry{events.StreamRegistry, events.ModelSubject("m"), rapid.SampledFrom([]*events.Event{
+				{Data: &events.Event_GateSet{GateSet: &events.GateSet{Name: "m", Conditions: []string{"metrics.a > 1"}}}},
+				{Data: &events.Event_GateDeleted{GateDeleted: &events.GateDeleted{Name: "m"}}},
+				{Data: &events.Event_PromotionRefused{PromotionRefused: &events.PromotionRefused{Name: "m", Version: 3, Failures: []string{value}}}},
+				{Data: &events.Event_ApprovalSet{ApprovalSet: &events.ApprovalSet{Name: "m", Version: 3, Comment: value}}},
+				{Data: &events.Event_EvaluationRecorded{EvaluationRecorded: &events.EvaluationRecorded{Name: "m", Version: 3, Evaluation: value}}},
+			}).Draw(t, "promotion")})
 			out = append(out, entry{events.StreamRegistry, events.WebhookSubject("w"), rapid.SampledFrom([]*events.Event{
 				{Data: &events.Event_WebhookCreated{WebhookCreated: &events.WebhookCreated{WebhookId: "w", Name: value, Events: []string{"prompt.created"}, SealedSecret: []byte{1}}}},
 				{Data: &events.Event_WebhookUpdated{WebhookUpdated: &events.WebhookUpdated{WebhookId: "w", Name: &value}}},

@@ -258,6 +258,16 @@ func subjectOf(e *events.Event) (kind, id string) {
 		return "webhook", d.WebhookUpdated.GetWebhookId()
 	case *events.Event_WebhookDeleted:
 		return "webhook", d.WebhookDeleted.GetWebhookId()
+	case *events.Event_GateSet:
+		return "registered_model", d.GateSet.GetName()
+	case *events.Event_GateDeleted:
+		return "registered_model", d.GateDeleted.GetName()
+	case *events.Event_PromotionRefused:
+		return version(d.PromotionRefused.GetName(), d.PromotionRefused.GetVersion())
+	case *events.Event_ApprovalSet:
+		return version(d.ApprovalSet.GetName(), d.ApprovalSet.GetVersion())
+	case *events.Event_EvaluationRecorded:
+		return version(d.EvaluationRecorded.GetName(), d.EvaluationRecorded.GetVersion())
 	}
 	return "", ""
 }

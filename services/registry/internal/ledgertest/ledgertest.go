@@ -30,12 +30,16 @@ type (
 		Created, Updated                                                               int64
 		Stage, Description, UserID, Source, Location, RunID, RunLink, ModelID, Deleted string
 		Tags                                                                           map[string]string
+		Asked, Refused                                                                 string
+		Said                                                                           map[string]string // of an approval, by whom
+		Evaluations                                                                    []string
 	}
 	Model struct {
 		Created, Updated int64
 		Description      string
 		Tags             map[string]string
 		Aliases          map[string]uint64
+		Gates            map[string]string
 		Versions         []*Version // version n is at n-1
 	}
 )
@@ -124,9 +128,65 @@ func Fold(recs []eventlog.Record) map[string]*Model {
 			models[d.AliasSet.Name].Aliases[d.AliasSet.Alias] = d.AliasSet.Version
 		case *events.Event_AliasDeleted:
 			delete(models[d.AliasDeleted.Name].Aliases, d.AliasDeleted.Alias)
+		case *events.Event_GateSet:
+			e := d.GateSet
+			m := models[e.Name]
+			if m.Gates == nil {
+				m.Gates = make(map[string]string)
+			}
+			m.Gates[e.Target.GetStage()+"@"+e.Target.GetAlias()] = fmt.Sprint(e.Conditions, tags(e.RequiredTags), e.Approvals)
+		case *events.Event_GateDeleted:
+			e := d.GateDeleted
+			m := models[e.Name]
+			if delete(m.Gates, e.Target.GetStage()+"@"+e.Target.GetAlias()); len(m.Gates) == 0 {
+				m.Gates = nil
+			}
+		case *events.Event_PromotionRefused:
+			e := d.PromotionRefused
+			version(e.Name, e.Version).Refused = fmt.Sprint(rec.Seq, e.Target.GetStage(), e.Target.GetAlias(), e.Requester, e.Failures)
+		case *events.Event_ApprovalSet:
+			e := d.ApprovalSet
+			v := version(e.Name, e.Version)
+			if e.Status == 1 {
+				v.Asked, v.Said = e.Actor+": "+e.Comment, nil
+				continue
+			}
+			if v.Said == nil {
+				v.Said = make(map[string]string)
+			}
+			v.Said[e.Actor] = fmt.Sprint([]string{2: "Approved", 3: "Rejected"}[e.Status], e.Comment, now)
+		case *events.Event_EvaluationRecorded:
+			e := d.EvaluationRecorded
+			metrics := make(map[string]float64)
+			for _, m := range e.Metrics {
+				metrics[m.Key] = m.Value
+			}
+			v := version(e.Name, e.Version)
+			v.Evaluations = append(v.Evaluations, fmt.Sprint(rec.Seq, now, e.Evaluation, metrics, e.DatasetName, e.DatasetDigest, e.Evaluator, e.Comment))
 		}
 	}
 	return models
+}
+
+// plainPromotion puts what is known of a version's promotion into the naive form.
+func (v *Version) plainPromotion(of *catalog.Version) {
+	if r := of.Refused; r != nil {
+		v.Refused = fmt.Sprint(r.Seq, r.Target.Stage, r.Target.Alias, r.Requester, r.Failures)
+	}
+	if a := of.Approval; a != nil {
+		if a.Requester != "" {
+			v.Asked = a.Requester + ": " + a.Comment
+		}
+		for who, said := range a.Decisions {
+			if v.Said == nil {
+				v.Said = make(map[string]string)
+			}
+			v.Said[who] = fmt.Sprint(said.Status, said.Comment, said.Time)
+		}
+	}
+	for _, e := range of.Evaluations {
+		v.Evaluations = append(v.Evaluations, fmt.Sprint(e.Seq, e.Time, e.Name, e.Metrics, e.DatasetName, e.DatasetDigest, e.Evaluator, e.Comment))
+	}
 }
 
 func tags(list []*events.Tag) map[string]string {
@@ -145,12 +205,21 @@ func Plain(st *catalog.State) map[string]*Model {
 		p := &Model{Created: m.Created, Updated: m.Updated, Description: m.Description, Tags: map[string]string{}, Aliases: map[string]uint64{}}
 		maps.Copy(p.Tags, m.Tags)
 		maps.Copy(p.Aliases, m.Aliases)
+		for _, g := range m.Gates {
+			required := make(map[string]string)
+			maps.Copy(required, g.Tags)
+			if p.Gates == nil {
+				p.Gates = make(map[string]string)
+			}
+			p.Gates[g.Target.Stage+"@"+g.Target.Alias] = fmt.Sprint(g.Conditions, required, g.Approvals)
+		}
 		for v := range m.AllVersions() {
 			pv := &Version{
 				Created: v.Created, Updated: m.VersionUpdated(v), Stage: v.Stage, Description: v.Description, UserID: v.UserID,
 				Source: v.Source, Location: v.StorageLocation, RunID: v.RunID, RunLink: v.RunLink, ModelID: v.ModelID, Tags: map[string]string{},
 			}
 			maps.Copy(pv.Tags, v.Tags)
+			pv.plainPromotion(v)
 			p.Versions = append(p.Versions, pv)
 		}
 		models[m.Name] = p
@@ -375,14 +444,20 @@ func checkDocuments(t testing.TB, documents map[string]map[string]any, st *catal
 			continue
 		}
 		aliases, _ := d["aliases"].(map[string]any)
-		got := fmt.Sprintln(d["id"], text(d, "description"), d["last_updated_timestamp"], d["next_version"], len(aliases))
-		is := fmt.Sprintln(m.ID, m.Description, m.Updated, m.Next, len(m.Aliases))
+		gates, _ := d["gates"].(map[string]any)
+		got := fmt.Sprintln(d["id"], text(d, "description"), d["last_updated_timestamp"], d["next_version"], len(aliases), len(gates))
+		is := fmt.Sprintln(m.ID, m.Description, m.Updated, m.Next, len(m.Aliases), len(m.Gates))
 		versions, _ := d["versions"].(map[string]any)
 		for v := range m.AllVersions() {
 			dv, _ := versions[strconv.FormatUint(v.Number, 10)].(map[string]any)
 			dt, _ := dv["tags"].(map[string]any)
-			got += fmt.Sprintln(dv["current_stage"], text(dv, "description"), text(dv, "source"), dv["last_updated_timestamp"], len(dt))
-			is += fmt.Sprintln(v.Stage, v.Description, v.Source, v.Updated, len(v.Tags))
+			approval, _ := dv["approval"].(map[string]any)
+			evaluations, _ := dv["evaluations"].(map[string]any)
+			refused, _ := dv["refused"].(map[string]any)
+			got += fmt.Sprintln(dv["current_stage"], text(dv, "description"), text(dv, "source"), dv["last_updated_timestamp"], len(dt),
+				text(approval, "status"), len(evaluations), len(refused) > 0)
+			is += fmt.Sprintln(v.Stage, v.Description, v.Source, v.Updated, len(v.Tags),
+				v.Approval.Status(), len(v.Evaluations), v.Refused != nil)
 		}
 		if got != is {
 			t.Fatalf("the entries lead to %v, the state is %v", got, is)

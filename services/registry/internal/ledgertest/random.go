@@ -51,7 +51,12 @@ func randomEvent(r *rand.Rand, st *catalog.State) *events.Event {
 	key := []string{"k", "l", "m/n"}[r.IntN(3)]
 	stages := []string{"None", "Staging", "Production", "Archived"}
 	m, _ := st.Model(name)
-	switch r.IntN(14) {
+	target := &events.PromotionTarget{Target: &events.PromotionTarget_Stage{Stage: stages[1+r.IntN(2)]}}
+	if r.IntN(2) == 0 {
+		target = &events.PromotionTarget{Target: &events.PromotionTarget_Alias{Alias: key}}
+	}
+	people := []string{"ada", "bob", "cyd"}
+	switch r.IntN(20) {
 	case 0, 1:
 		return &events.Event{Data: &events.Event_RegisteredModelCreated{RegisteredModelCreated: &events.RegisteredModelCreated{
 			Name: name, Description: text, Tags: []*events.Tag{{Key: key, Value: text}},
@@ -99,6 +104,28 @@ func randomEvent(r *rand.Rand, st *catalog.State) *events.Event {
 			break
 		}
 		return &events.Event{Data: &events.Event_AliasDeleted{AliasDeleted: &events.AliasDeleted{Name: name, Alias: key, PreviousVersion: m.Aliases[key]}}}
+	}
+	switch r.IntN(12) {
+	case 0:
+		return &events.Event{Data: &events.Event_GateSet{GateSet: &events.GateSet{
+			Name: name, Target: target, Conditions: []string{"metrics.a > 1", "metrics.b >= current - 1%"}[:r.IntN(3)],
+			RequiredTags: []*events.Tag{{Key: key, Value: text}}[:r.IntN(2)], Approvals: uint32(r.IntN(3)),
+		}}}
+	case 1:
+		return &events.Event{Data: &events.Event_GateDeleted{GateDeleted: &events.GateDeleted{Name: name, Target: target}}}
+	case 2:
+		return &events.Event{Data: &events.Event_PromotionRefused{PromotionRefused: &events.PromotionRefused{
+			Name: name, Version: version, Target: target, Requester: people[r.IntN(3)], Failures: []string{text, "too low"}[:1+r.IntN(2)],
+		}}}
+	case 3, 4:
+		return &events.Event{Data: &events.Event_ApprovalSet{ApprovalSet: &events.ApprovalSet{
+			Name: name, Version: version, Status: events.ApprovalStatus(1 + r.IntN(3)), Actor: people[r.IntN(3)], Comment: text,
+		}}}
+	case 5:
+		return &events.Event{Data: &events.Event_EvaluationRecorded{EvaluationRecorded: &events.EvaluationRecorded{
+			Name: name, Version: version, Evaluation: key, DatasetDigest: text, Evaluator: people[r.IntN(3)],
+			Metrics: []*events.EvaluationMetric{{Key: "f1", Value: r.NormFloat64()}, {Key: "loss", Value: 1e300 * r.Float64()}}[:1+r.IntN(2)],
+		}}}
 	}
 	if m == nil {
 		return &events.Event{Data: &events.Event_RegisteredModelCreated{RegisteredModelCreated: &events.RegisteredModelCreated{Name: name}}}
