@@ -2,9 +2,7 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,17 +12,11 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 
 	"github.com/runledger/runledger/pkg/httpapi"
-)
-
-const (
-	rollbackTimeout = time.Minute
-	maxRollback     = 64 << 20 // bytes of an answer
 )
 
 // rollbackAnswer is what the registry answers, see services/registry.
@@ -34,7 +26,6 @@ type rollbackAnswer struct {
 	Changes []rollbackChange `json:"changes"`
 	First   uint64           `json:"first_seq"`
 	Last    uint64           `json:"last_seq"`
-	Message string           `json:"message"` // of an error
 }
 
 type rollbackChange struct {
@@ -95,7 +86,7 @@ terminal. If somebody changes the model in between, nothing is done.`,
 // condition that nobody else has.
 func (o rollbackOptions) run(ctx context.Context, path string, in io.Reader, out io.Writer) error {
 	request := map[string]any{"to": o.to, "restore": o.restore, "reason": o.reason, "dry_run": true}
-	plan, err := o.post(ctx, path, request, "")
+	plan, err := o.post(ctx, path, request)
 	if err != nil {
 		return err
 	}
@@ -114,7 +105,7 @@ func (o rollbackOptions) run(ctx context.Context, path string, in io.Reader, out
 	}
 	request["dry_run"] = false
 	request["to"] = plan.To // a time may mean more entries by now
-	done, err := o.post(ctx, path, request, strconv.FormatUint(plan.Seq, 10))
+	done, err := o.post(ctx, path, request, httpapi.HeaderExpectSeq, strconv.FormatUint(plan.Seq, 10))
 	if err != nil {
 		return err
 	}
@@ -122,33 +113,9 @@ func (o rollbackOptions) run(ctx context.Context, path string, in io.Reader, out
 	return err
 }
 
-func (o rollbackOptions) post(ctx context.Context, path string, request map[string]any, expect string) (answer rollbackAnswer, err error) {
-	ctx, cancel := context.WithTimeout(ctx, rollbackTimeout)
-	defer cancel()
-	body, err := json.Marshal(request)
-	if err != nil {
-		return answer, fmt.Errorf("ask for a rollback: %w", err)
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(o.server, "/")+path, bytes.NewReader(body))
-	if err != nil {
-		return answer, fmt.Errorf("ask for a rollback: %w", err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	if expect != "" {
-		req.Header.Set(httpapi.HeaderExpectSeq, expect)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return answer, fmt.Errorf("ask for a rollback: %w", err)
-	}
-	defer resp.Body.Close()
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxRollback)).Decode(&answer); err != nil {
-		return answer, fmt.Errorf("the server answered %s: %w", resp.Status, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return answer, fmt.Errorf("the server refused: %s", answer.Message)
-	}
-	return answer, nil
+func (o rollbackOptions) post(ctx context.Context, path string, request map[string]any, headers ...string) (answer rollbackAnswer, err error) {
+	err = call(ctx, http.MethodPost, o.server, path, request, &answer, headers...)
+	return answer, err
 }
 
 // print shows the changes as a table.

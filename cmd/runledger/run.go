@@ -90,7 +90,12 @@ func upCommand() *cobra.Command {
 
 func registryCommand() *cobra.Command {
 	cmd := serviceCommand(parts{registry: true}, "registry", "Run the model registry, or ask one")
-	cmd.AddCommand(historyCommand(), rollbackCommand())
+	cmd.AddCommand(
+		historyCommand(), rollbackCommand(), gateCommand(),
+		decisionCommand("approve", "Approved", "Approve a version of a registered model"),
+		decisionCommand("reject", "Rejected", "Reject a version of a registered model"),
+		decisionCommand("request-approval", "PendingManualApproval", "Ask others to approve a version; earlier decisions no longer count"),
+	)
 	return cmd
 }
 
