@@ -111,6 +111,58 @@ def test_approvals_and_evaluations(server: str) -> None:
     assert compared["metrics"][0]["values"] == [0.85]
 
 
+def test_commands(server: str) -> None:
+    model = Guarded(server, 0.9)
+    (version,) = model.versions
+
+    def registry(*arguments: str, user: str = "ada") -> "subprocess.CompletedProcess[str]":
+        named = server.replace("http://", f"http://{user}@") if user else server
+        return subprocess.run(
+            [program(), "registry", *arguments, "--server", named],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def says(done: "subprocess.CompletedProcess[str]", *parts: str) -> None:
+        assert done.returncode == 0, done.stderr
+        for part in parts:
+            assert part in done.stdout
+
+    def fails(done: "subprocess.CompletedProcess[str]", part: str) -> None:
+        assert done.returncode == 1
+        assert part in done.stderr
+
+    says(registry("gate", "list", model.name), "No gates")
+    fails(registry("gate", "set", model.name), "stage")
+    fails(registry("gate", "set", model.name, "--stage", "Staging"), "nothing would be refused")
+    fails(
+        registry("gate", "set", model.name, "--stage", "Staging", "--condition", "recall > 1"),
+        "'conditions.0': want metrics.<key>",
+    )
+    gate = ("--stage", "Staging", "--condition", "metrics.recall > 0.5", "--tag", "owner")
+    says(
+        registry("gate", "set", model.name, *gate, "--tag", "ok=yes", "--approvals", "1"),
+        "to stage Staging pass this gate",
+    )
+    says(
+        registry("gate", "list", model.name),
+        "metrics.recall > 0.5",
+        "tag owner",
+        "tag ok=yes",
+        "approvals: 1",
+    )
+    fails(registry("approve", model.name, version, user=""), "needs a name")
+    says(registry("request-approval", model.name, version), "PendingManualApproval")
+    fails(registry("approve", model.name, version), "ada asked for the approval")
+    says(registry("reject", model.name, version, "--comment", "odd", user="bob"), "Rejected")
+    says(registry("approve", model.name, version, user="bob"), "Approved")
+    says(registry("gate", "delete", model.name, "--stage", "Staging"), "pass no gate now")
+    fails(registry("gate", "delete", model.name, "--stage", "Staging"), "has no gate")
+    fails(registry("approve", model.name, "99"), "not found")
+
+
 @pytest.mark.timeout(120)
 def test_example(server: str) -> None:
     """examples/promotion, after a sweep whose best run is in Production."""
