@@ -118,6 +118,7 @@ func (s *Service) Register(e *echo.Echo) {
 	e.GET("/api/v1/gc/candidates", s.candidates)
 	e.POST("/api/v1/series", s.answerSeries)
 	e.GET("/api/v1/experiments/:id/catalogue", s.catalogue)
+	e.POST("/api/v1/runs/compare", s.compareRuns)
 }
 
 // Ready reports whether both the log and ClickHouse answer.
