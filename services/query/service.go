@@ -119,6 +119,12 @@ func (s *Service) Register(e *echo.Echo) {
 	e.POST("/api/v1/series", s.answerSeries)
 	e.GET("/api/v1/experiments/:id/catalogue", s.catalogue)
 	e.POST("/api/v1/runs/compare", s.compareRuns)
+	e.POST("/api/v1/sweeps/curves", s.sweepCurves)
+	e.POST("/api/v1/sweeps/top", s.sweepTop)
+	e.POST("/api/v1/sweeps/coordinates", s.sweepCoordinates)
+	e.POST("/api/v1/sweeps/importance", s.sweepImportance)
+	e.POST("/api/v1/sweeps/pareto", s.sweepPareto)
+	e.POST("/api/v1/sweeps/progress", s.sweepProgress)
 }
 
 // Ready reports whether both the log and ClickHouse answer.
