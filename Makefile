@@ -62,7 +62,9 @@ test: test-go test-client test-client-2.9 test-differential ## Run all tests
 
 test-go: build
 	$(GO) vet $(PACKAGES)
-	$(GO) test $(RACE) -timeout 15m $(PACKAGES)
+	RUNLEDGER_POWER_LOSSES=300 $(GO) test $(RACE) -timeout 15m $(PACKAGES)
+	@echo "Losing power 2000 times, without the race detector"
+	RUNLEDGER_POWER_LOSSES=2000 $(GO) test -count=1 -run PowerLoss ./services/registry/ledger
 
 test-client: build $(PY)
 	cd test/client && ../../$(PY) -m pytest
