@@ -300,3 +300,33 @@ func BenchmarkLineage(b *testing.B) {
 		})
 	}
 }
+
+// The heaviest sweep: curves of groups, beside a scan by ClickHouse alone of
+// what it reads.
+func BenchmarkSweepCurves(b *testing.B) {
+	f := newFixture(b)
+	f.project()
+	var ids, uuids []string
+	for i := range 1000 {
+		id := f.longSeries("loss", 10_000)
+		f.insert(testRun{id: id, experiment: 1, params: map[string]string{"lr": strconv.Itoa(i % 10)}, metrics: []point{{key: "loss"}}})
+		ids, uuids = append(ids, id), append(uuids, testRun{id: id}.uuid().String())
+	}
+	b.Run("1000x10k", func(b *testing.B) {
+		body := map[string]any{"run_ids": ids, "metric_keys": []string{"loss"}, "columns": 500, "group_by": []string{"params.lr"}}
+		for b.Loop() {
+			if w := f.postV1("/sweeps/curves", body); w.Code != 200 {
+				b.Fatal(w.Body)
+			}
+		}
+	})
+	b.Run("scan", func(b *testing.B) {
+		for b.Loop() {
+			var n uint64
+			if err := f.conn.QueryRow(b.Context(), "SELECT count() FROM metrics WHERE run_id IN {ids:Array(UUID)} AND key = 'loss' AND NOT ignore(step, value)",
+				clickhouse.Named("ids", uuids)).Scan(&n); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
