@@ -58,7 +58,7 @@ type compared struct {
 // runs.
 type comparedValue struct {
 	Value any   `json:"value"`
-	Size  int64 `json:"size,omitempty"` // of an artifact, in bytes
+	Size  int64 `json:"size,omitzero"` // of an artifact, in bytes
 	Runs  []int `json:"runs"`
 }
 
