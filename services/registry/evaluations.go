@@ -32,11 +32,11 @@ func (s *Service) registerEvaluations(e *echo.Echo) {
 
 // evaluationRequest is the body of POST …/evaluations.
 type evaluationRequest struct {
-	Name      string             `json:"name"`
-	Metrics   map[string]float64 `json:"metrics"`
-	Dataset   evaluatedDataset   `json:"dataset"`
-	Evaluator string             `json:"evaluator"` // the actor without it
-	Comment   string             `json:"comment"`
+	Name      string              `json:"name"`
+	Metrics   map[string]*float64 `json:"metrics"` // nil is null, which is no number
+	Dataset   evaluatedDataset    `json:"dataset"`
+	Evaluator string              `json:"evaluator"` // the actor without it
+	Comment   string              `json:"comment"`
 }
 
 type evaluatedDataset struct {
@@ -80,9 +80,12 @@ func (r *evaluationRequest) check() error {
 	if len(r.Metrics) == 0 || len(r.Metrics) > maxEvaluationMetrics {
 		return httpapi.InvalidField("metrics", "want 1 to %d metrics", maxEvaluationMetrics)
 	}
-	for key := range r.Metrics {
+	for key, value := range r.Metrics {
 		if key == "" || len(key) > maxEvaluationText {
 			return httpapi.InvalidField("metrics", "want keys of 1 to %d bytes", maxEvaluationText)
+		}
+		if value == nil {
+			return httpapi.InvalidField("metrics."+key, "want a number.")
 		}
 	}
 	return nil
@@ -105,7 +108,7 @@ func (s *Service) recordEvaluation(c echo.Context) error {
 		Evaluator: cmp.Or(req.Evaluator, actor(c)), Comment: req.Comment,
 	}
 	for _, key := range slices.Sorted(maps.Keys(req.Metrics)) {
-		recorded.Metrics = append(recorded.Metrics, &events.EvaluationMetric{Key: key, Value: req.Metrics[key]})
+		recorded.Metrics = append(recorded.Metrics, &events.EvaluationMetric{Key: key, Value: *req.Metrics[key]})
 	}
 	out, err := s.do(c, command{
 		action: "evaluation_recorded", model: name,

@@ -302,6 +302,8 @@ func TestEvaluations(t *testing.T) {
 		"name":           {"metrics": fields{"a": 1}},
 		"metrics":        {"name": "x"},
 		"metrics.a":      {"name": "x", "metrics": fields{"a": "NaN"}},
+		"metrics.loss":   {"name": "x", "metrics": fields{"loss": nil}},
+		"'metrics.90%s'": {"name": "x", "metrics": fields{"90%s": nil}},
 		"evaluator":      {"name": "x", "metrics": fields{"a": 1}, "evaluator": strings.Repeat("e", 251)},
 		"dataset.digest": {"name": "x", "metrics": fields{"a": 1}, "dataset": fields{"digest": strings.Repeat("e", 251)}},
 		"data":           {"name": "x", "metrics": fields{"a": 1}, "data": 1},
@@ -390,6 +392,14 @@ func TestRefusalIsIdempotent(t *testing.T) {
 	}
 	if after := g.size(); after != size {
 		t.Errorf("%v entries of the repeated request", after-size)
+	}
+	for what, other := range map[string]answer{
+		"stage": g.toStage(1, "Staging", "ada", "Idempotency-Key", "k1"),
+		"alias": g.send("POST", "registered-models/alias", fields{"name": "m", "version": "1", "alias": "a"}, "Idempotency-Key", "k1"),
+	} {
+		if other.status != http.StatusBadRequest || !strings.Contains(fmt.Sprint(other.body["message"]), "was used before, for version 1 of 'm' and stage Production") {
+			t.Errorf("another %s under the same key: %d %v", what, other.status, other.body)
+		}
 	}
 	g.expectPassed("another request", g.toStage(1, "Production", "ada", "Idempotency-Key", "k2"))
 	if a := g.toStage(1, "Production", "ada", "Idempotency-Key", "k2"); a.status != http.StatusOK {
