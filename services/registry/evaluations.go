@@ -20,8 +20,11 @@ import (
 const (
 	maxEvaluations       = 500 // of a version
 	maxEvaluationMetrics = 200
-	maxEvaluationText    = 250 // bytes of a name
-	maxCompared          = 100 // versions
+	// maxEvaluated bounds the figures of all evaluations of a version: each change of
+	// a version writes the whole of it.
+	maxEvaluated      = 10_000
+	maxEvaluationText = 250 // bytes of a name
+	maxCompared       = 100 // versions
 )
 
 func (s *Service) registerEvaluations(e *echo.Echo) {
@@ -119,6 +122,13 @@ func (s *Service) recordEvaluation(c echo.Context) error {
 			}
 			if len(v.Evaluations) >= maxEvaluations {
 				return nil, apierr.Errorf(apierr.InvalidParameterValue, "Version %d of '%s' has %d evaluations, which is the most", v.Number, name, maxEvaluations)
+			}
+			figures := len(req.Metrics)
+			for _, e := range v.Evaluations {
+				figures += len(e.Metrics)
+			}
+			if figures > maxEvaluated {
+				return nil, httpapi.InvalidField("metrics", "the evaluations of version %d of '%s' would have %d metrics, the most is %d", v.Number, name, figures, maxEvaluated)
 			}
 			recorded.Version = v.Number
 			return &events.Event{Data: &events.Event_EvaluationRecorded{EvaluationRecorded: recorded}}, nil

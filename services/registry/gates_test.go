@@ -323,6 +323,28 @@ func TestEvaluations(t *testing.T) {
 	}
 }
 
+// A version is written whole with each change of it, so that it has a size that it
+// cannot outgrow.
+func TestEvaluationsAreBounded(t *testing.T) {
+	g := newGuarded(t, 1)
+	metrics := fields{}
+	for i := range 199 {
+		metrics[fmt.Sprint(i)] = i
+	}
+	for i := range 50 {
+		if a := g.evaluate(1, fields{"name": "n", "metrics": metrics}); a.status != http.StatusOK {
+			t.Fatalf("evaluation %d: %d %v", i, a.status, a.body)
+		}
+	}
+	if a := g.evaluate(1, fields{"name": "n", "metrics": metrics}); a.status != http.StatusBadRequest ||
+		!strings.Contains(fmt.Sprint(a.body["message"]), "'metrics': the evaluations of version 1 of 'm' would have 10149 metrics, the most is 10000") {
+		t.Errorf("too many: %d %v", a.status, a.body)
+	}
+	if a := g.evaluate(1, fields{"name": "n", "metrics": fields{"a": 1}}); a.status != http.StatusOK {
+		t.Errorf("a small one: %d %v", a.status, a.body)
+	}
+}
+
 func TestGatesThatCannotBe(t *testing.T) {
 	g := newGuarded(t, 1)
 	before := g.size()
@@ -343,6 +365,7 @@ func TestGatesThatCannotBe(t *testing.T) {
 		"negative approvals": {"stages/Production", fields{"approvals": -1}, 400, "'approvals': want 0 to 20"},
 		"too many approvals": {"stages/Production", fields{"approvals": 1000}, 400, "'approvals': want 0 to 20"},
 		"a bad tag":          {"stages/Production", fields{"required_tags": fields{"": "x"}}, 400, "'required_tags'"},
+		"a long tag":         {"stages/Production", fields{"required_tags": fields{"a": strings.Repeat("x", 1025)}}, 400, "'required_tags': want values of at most 1024 bytes"},
 		"a misspelt field":   {"stages/Production", fields{"approval": 1}, 400, "Unknown field 'approval'"},
 		"another type":       {"stages/Production", fields{"conditions": "metrics.recall > 0"}, 400, "'conditions': want a list"},
 	} {
