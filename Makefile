@@ -55,8 +55,9 @@ $(PY_BENCH): loadtest/requirements.txt
 	$(PY_BENCH) -m pip install --quiet --disable-pip-version-check -r loadtest/requirements.txt
 	@touch $@
 
-demo: $(PY) ## Run a real sweep against the server of `make run` (URI=…)
+demo: $(PY) ## Run a sweep and promotions against the server of `make run` (URI=…)
 	MLFLOW_DISABLE_TELEMETRY=true $(PY) -W ignore::FutureWarning examples/sweep/sweep.py --tracking-uri $(URI)
+	MLFLOW_DISABLE_TELEMETRY=true $(PY) -W ignore::FutureWarning examples/promotion/promote.py --tracking-uri $(URI)
 
 test: test-go test-client test-client-2.9 test-differential ## Run all tests
 

@@ -71,6 +71,13 @@ func TestAuditCommandsProveTheLedger(t *testing.T) {
 	if status, said := tell(t, "registry", "history", "digits", "--server", c.base); status != 0 || strings.Count(said, "it is better") != 3 {
 		t.Errorf("registry history: exit status %d: %s", status, said)
 	}
+	if status, said := tell(t, "audit", "log", "--server", c.base, "--type", "model_version_stage_set", "--text", "BETTER"); status != 0 ||
+		strings.Count(said, "model_version digits/") != 3 || !strings.Contains(said, "Entries: 3.") {
+		t.Errorf("audit log: exit status %d: %s", status, said)
+	}
+	if status, said := tell(t, "audit", "log", "--server", c.base, "--from", "yesterday"); status != 1 || !strings.Contains(said, "'from'") {
+		t.Errorf("audit log of a bad time: exit status %d: %s", status, said)
+	}
 	export := filepath.Join(outside, "ledger.jsonl")
 	if status, said := tell(t, append([]string{"audit", "export", "--server", c.base, "-o", export}, proof...)...); status != 0 {
 		t.Fatalf("audit export: exit status %d: %s", status, said)

@@ -26,10 +26,10 @@ const progressEvery = time.Second
 func auditCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit",
-		Short: "Check the registry's ledger, or export it with proofs",
+		Short: "Show who did what; check the registry's ledger, or export it with proofs",
 		Args:  cobra.NoArgs,
 	}
-	cmd.AddCommand(verifyCommand(), exportCommand())
+	cmd.AddCommand(auditLogCommand(), verifyCommand(), exportCommand())
 	return cmd
 }
 

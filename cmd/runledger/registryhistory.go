@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -98,8 +99,11 @@ func short(raw json.RawMessage) string {
 	var fields map[string]any
 	if json.Unmarshal(raw, &fields) == nil && fields != nil {
 		withoutTimes(fields)
-		if text, err := json.Marshal(fields); err == nil {
-			raw = text
+		var text bytes.Buffer
+		e := json.NewEncoder(&text)
+		e.SetEscapeHTML(false) // it is for a terminal
+		if e.Encode(fields) == nil {
+			raw = bytes.TrimSpace(text.Bytes())
 		}
 	}
 	text := printable(string(raw))

@@ -39,6 +39,9 @@ type Record struct {
 	Stream  string
 	Seq     uint64 // stream sequence, from 1
 	Subject string
+	// More says that the next event of the stream was committed together with
+	// this one, in one atomic batch.
+	More bool
 	events.Attributes
 	*events.Event
 }
@@ -380,7 +383,9 @@ func newRecord(stream, subject string, seq uint64, h nats.Header, data []byte) (
 	if err != nil {
 		return Record{}, fmt.Errorf("%s sequence %d: %w", stream, seq, err)
 	}
-	return Record{Stream: stream, Seq: seq, Subject: subject, Attributes: attrs, Event: event}, nil
+	// The server keeps the headers by which it told the messages of a batch apart.
+	more := h.Get(jetstreamext.BatchIDHeader) != "" && h.Get(jetstreamext.BatchCommitHeader) == ""
+	return Record{Stream: stream, Seq: seq, Subject: subject, More: more, Attributes: attrs, Event: event}, nil
 }
 
 // Follow delivers every event of a stream from sequence from on, in order and

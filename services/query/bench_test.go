@@ -253,3 +253,80 @@ func BenchmarkSeries(b *testing.B) {
 		})
 	}
 }
+
+// 100,000 entries of the registry in 1000 models, and 100,000 runs, each with a
+// commit and a data set.
+func BenchmarkLineage(b *testing.B) {
+	f := newFixture(b)
+	f.project()
+	manyRuns(f, 1, benchRuns, 1)
+	run := "replaceAll(toString(reinterpretAsUUID(sipHash128(number))), '-', '')"
+	for _, q := range []string{
+		`INSERT INTO run_attributes (experiment_id, kind, key, run_id, value, deleted, shard, seq)
+		 SELECT 1, 2, 'mlflow.source.git.commit', reinterpretAsUUID(sipHash128(number)), lower(hex(sipHash128(intDiv(number, 100)))), 0, number % 4, number FROM numbers(100000)`,
+		`INSERT INTO run_datasets (experiment_id, run_id, name, digest, shard, seq)
+		 SELECT 1, reinterpretAsUUID(sipHash128(number)), 'digits', concat('d', toString(intDiv(number, 100))), number % 4, number FROM numbers(100000)`,
+		`INSERT INTO logged_models (experiment_id, model_id, name, source_run_id, status, lifecycle, shard, seq)
+		 SELECT 1, concat('m-', ` + run + `), 'tree', ` + run + `, 2, 1, number % 4, number FROM numbers(100000)`,
+		// A model gets a version, a stage, an alias and a tag again and again.
+		`INSERT INTO audit (stream, seq, time, type, entity_kind, entity_id, data)
+		 SELECT 'REGISTRY', number + 1, now64(6), concat('runledger.', ['model_version_created', 'model_version_stage_set', 'alias_set', 'model_version_tag_set'][kind + 1]),
+		        if(kind = 2, 'registered_model', 'model_version'), if(kind = 2, name, concat(name, '/', version)),
+		        [concat('{"model_version_created":{"name":"', name, '","version":"', version, '","source":"models:/m-', ` + run + `, '","run_id":"', ` + run + `, '","model_id":"m-', ` + run + `, '"}}'),
+		         concat('{"model_version_stage_set":{"name":"', name, '","version":"', version, '","from_stage":"None","to_stage":"Production","archived_versions":["', toString(intDiv(number, 4000)), '"]}}'),
+		         concat('{"alias_set":{"name":"', name, '","alias":"champion","version":"', version, '"}}'),
+		         concat('{"model_version_tag_set":{"name":"', name, '","version":"', version, '","tag":{"key":"k","value":"v"}}}')][kind + 1]
+		 FROM (SELECT number, number % 4 AS kind, concat('model ', toString(intDiv(number, 4) % 1000)) AS name, toString(intDiv(number, 4000) + 1) AS version FROM numbers(100000))`,
+	} {
+		if err := f.conn.Exec(b.Context(), q); err != nil {
+			b.Fatal(err)
+		}
+	}
+	var id, commit string
+	if err := f.conn.QueryRow(b.Context(), "SELECT "+run+", lower(hex(sipHash128(toUInt64(7)))) FROM (SELECT toUInt64(800) AS number)").Scan(&id, &commit); err != nil {
+		b.Fatal(err)
+	}
+	for name, args := range map[string][]string{
+		"run": {"run_id", id}, "model": {"model_id", "m-" + id}, "commit100runs": {"commit", commit}, "dataset100runs": {"dataset_digest", "d7"},
+	} {
+		b.Run(name, func(b *testing.B) {
+			found := f.lineage(args...)
+			for b.Loop() {
+				if w := f.do(f.request("/api/v1/lineage", args...)); w.Code != 200 {
+					b.Fatal(w.Body)
+				}
+			}
+			b.ReportMetric(float64(len(found.Versions)), "versions")
+		})
+	}
+}
+
+// The heaviest sweep: curves of groups, beside a scan by ClickHouse alone of
+// what it reads.
+func BenchmarkSweepCurves(b *testing.B) {
+	f := newFixture(b)
+	f.project()
+	var ids, uuids []string
+	for i := range 1000 {
+		id := f.longSeries("loss", 10_000)
+		f.insert(testRun{id: id, experiment: 1, params: map[string]string{"lr": strconv.Itoa(i % 10)}, metrics: []point{{key: "loss"}}})
+		ids, uuids = append(ids, id), append(uuids, testRun{id: id}.uuid().String())
+	}
+	b.Run("1000x10k", func(b *testing.B) {
+		body := map[string]any{"run_ids": ids, "metric_keys": []string{"loss"}, "columns": 500, "group_by": []string{"params.lr"}}
+		for b.Loop() {
+			if w := f.postV1("/sweeps/curves", body); w.Code != 200 {
+				b.Fatal(w.Body)
+			}
+		}
+	})
+	b.Run("scan", func(b *testing.B) {
+		for b.Loop() {
+			var n uint64
+			if err := f.conn.QueryRow(b.Context(), "SELECT count() FROM metrics WHERE run_id IN {ids:Array(UUID)} AND key = 'loss' AND NOT ignore(step, value)",
+				clickhouse.Named("ids", uuids)).Scan(&n); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

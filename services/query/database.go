@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/runledger/runledger/pkg/apierr"
 )
@@ -19,66 +17,38 @@ import (
 // retryAfter is what a client is asked to wait when ClickHouse is away.
 const retryAfter = 2 * time.Second
 
-// database runs statements against ClickHouse within a budget each, and at most
-// so many requests at a time.
+// database runs statements against ClickHouse within the budget of the kind of
+// their request.
 type database struct {
 	conn     driver.Conn
-	slots    *semaphore.Weighted
 	slotWait time.Duration
-	settings clickhouse.Settings
+	profiles [kinds]profile
 }
 
 func openDatabase(c Config) (*database, error) {
 	opts := *c.ClickHouse
-	opts.MaxOpenConns = connsPerRequest * c.MaxRequests
+	d := &database{slotWait: c.SlotWait}
+	requests := 0
+	for k, b := range budgets(c) {
+		d.profiles[k] = newProfile(b)
+		requests += b.requests
+	}
+	opts.MaxOpenConns = connsPerRequest * requests
 	opts.MaxIdleConns = connsPerRequest * c.MaxRequests
-	conn, err := clickhouse.Open(&opts)
-	if err != nil {
+	var err error
+	if d.conn, err = clickhouse.Open(&opts); err != nil {
 		return nil, fmt.Errorf("connect to ClickHouse: %w", err)
 	}
-	return &database{
-		conn:     conn,
-		slots:    semaphore.NewWeighted(int64(c.MaxRequests)),
-		slotWait: c.SlotWait,
-		settings: clickhouse.Settings{
-			"max_execution_time":                   int(math.Ceil(c.Timeout.Seconds())),
-			"timeout_overflow_mode":                "throw",
-			"max_memory_usage":                     c.MaxMemory,
-			"max_bytes_before_external_sort":       c.MaxMemory / 2,
-			"max_bytes_before_external_group_by":   c.MaxMemory / 2,
-			"max_threads":                          c.MaxThreads,
-			"apply_mutations_on_fly":               1, // see the projector: what is purged is gone
-			"optimize_move_to_prewhere_if_final":   1,
-			"use_skip_indexes_if_final":            1,
-			"use_skip_indexes_if_final_exact_mode": 1,
-			"join_use_nulls":                       0,
-			"transform_null_in":                    0,
-		},
-	}, nil
+	return d, nil
 }
 
 // connsPerRequest is how many statements one request has under way at most.
 const connsPerRequest = 2
 
-// enter takes one of the slots for requests that read from ClickHouse, and
-// returns how to give it back. It returns RequestLimitExceeded when none gets
-// free in time.
-func (d *database) enter(ctx context.Context) (leave func(), err error) {
-	waiting, cancel := context.WithTimeout(ctx, d.slotWait)
-	defer cancel()
-	if err := d.slots.Acquire(waiting, 1); err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, apierr.Errorf(apierr.RequestLimitExceeded, "Too many reads are under way, try again").WithRetryAfter(time.Second)
-	}
-	return func() { d.slots.Release(1) }, nil
-}
-
 // each runs a statement and calls visit for every row of its answer. An error
 // of visit ends the statement and is returned as it is.
 func (d *database) each(ctx context.Context, s *statement, visit func(scan func(dest ...any) error) error) error {
-	ctx, cancel := context.WithCancel(clickhouse.Context(ctx, clickhouse.WithSettings(d.settings)))
+	ctx, cancel := context.WithCancel(clickhouse.Context(ctx, clickhouse.WithSettings(d.profile(ctx).settings)))
 	defer cancel()
 	rows, err := d.conn.Query(ctx, s.text.String(), s.args...)
 	if err != nil {
@@ -138,6 +108,7 @@ func (d *database) close() error { return d.conn.Close() }
 const (
 	codeUnknownTable      = 60
 	codeUnknownDatabase   = 81
+	codeTooManyRows       = 158
 	codeTimeoutExceeded   = 159
 	codeTooSlow           = 160
 	codeTooManyQueries    = 202
@@ -156,6 +127,8 @@ func databaseError(ctx context.Context, err error) error {
 		case codeTimeoutExceeded, codeTooSlow:
 			return apierr.Wrap(err, apierr.RequestLimitExceeded,
 				"The read takes longer than a read may: narrow it, or ask for smaller pages").WithRetryAfter(retryAfter)
+		case codeTooManyRows:
+			return apierr.Wrap(err, apierr.InvalidParameterValue, "The read takes more rows than a read may: select fewer runs, metrics or steps")
 		case codeMemoryLimit:
 			return apierr.Wrap(err, apierr.RequestLimitExceeded,
 				"The read needs more memory than there is for it: narrow it, or ask for smaller pages").WithRetryAfter(retryAfter)

@@ -1,5 +1,34 @@
 package query
 
+import (
+	"context"
+
+	"github.com/labstack/echo/v4"
+)
+
+// Answer is a handler that runs a statement as the handlers of sweeps do.
+func (s *Service) Answer(sql string) echo.HandlerFunc {
+	return as(kindSweep, func(ec echo.Context) error {
+		leave, err := s.db.enter(ec.Request().Context())
+		if err != nil {
+			return err
+		}
+		defer leave()
+		var st statement
+		st.write(sql)
+		return s.db.each(ec.Request().Context(), &st, func(func(...any) error) error { return nil })
+	})
+}
+
+// Enter takes the slot of a sweep or of the read of one run.
+func (s *Service) Enter(ctx context.Context, sweep bool) (leave func(), err error) {
+	k := kindPoint
+	if sweep {
+		k = kindSweep
+	}
+	return s.db.enter(context.WithValue(ctx, kindKey{}, k))
+}
+
 // HistoryToken is the token of the page of a history after a point.
 func HistoryToken(runID, key string, timestamp, step int64, value float64) string {
 	token, err := encodeToken(digest("history", runID, key), historyKeys, []any{timestamp, step, int64(0), value})

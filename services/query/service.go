@@ -39,10 +39,11 @@ type Config struct {
 	// bytes; 0 is 1 GiB.
 	MaxMemory uint64
 	// MaxThreads bounds the threads that ClickHouse uses for one statement; 0
-	// is 4.
+	// is 4. All but searches get half of it.
 	MaxThreads int
-	// MaxRequests bounds how many requests read from ClickHouse at a time; 0 is
-	// 16. Further ones wait for SlotWait.
+	// MaxRequests bounds how many requests of a kind read from ClickHouse at a
+	// time; 0 is 16. Series and audits get a quarter of it, sweeps an eighth.
+	// Further ones wait for SlotWait, a few for each that is under way.
 	MaxRequests int
 	// SlotWait bounds how long a request waits for others to finish before it is
 	// refused; 0 is 5 seconds.
@@ -100,23 +101,32 @@ func New(_ context.Context, c Config) (*Service, error) {
 
 // Register adds the routes.
 func (s *Service) Register(e *echo.Echo) {
-	httpapi.MLflow(e, http.MethodGet, "/experiments/get", s.getExperiment)
-	httpapi.MLflow(e, http.MethodGet, "/experiments/get-by-name", s.getExperimentByName)
+	httpapi.MLflow(e, http.MethodGet, "/experiments/get", as(kindPoint, s.getExperiment))
+	httpapi.MLflow(e, http.MethodGet, "/experiments/get-by-name", as(kindPoint, s.getExperimentByName))
 	httpapi.MLflow(e, http.MethodGet, "/experiments/search", s.searchExperiments)
 	httpapi.MLflow(e, http.MethodPost, "/experiments/search", s.searchExperiments)
-	httpapi.MLflow(e, http.MethodGet, "/runs/get", s.getRun)
+	httpapi.MLflow(e, http.MethodGet, "/runs/get", as(kindPoint, s.getRun))
 	httpapi.MLflow(e, http.MethodPost, "/runs/search", s.searchRuns)
 	httpapi.MLflow(e, http.MethodGet, "/metrics/get-history", s.getMetricHistory)
 	httpapi.MLflow(e, http.MethodGet, "/metrics/get-history-bulk-interval", s.getMetricHistoryBulkInterval)
 	e.GET("/ajax-api/2.0/mlflow/metrics/get-history-bulk", s.getMetricHistoryBulk)
-	httpapi.MLflow(e, http.MethodGet, "/logged-models/:model_id", s.getModel)
+	httpapi.MLflow(e, http.MethodGet, "/logged-models/:model_id", as(kindPoint, s.getModel))
 	httpapi.MLflow(e, http.MethodPost, "/logged-models/search", s.searchModels)
 	httpapi.MLflow(e, http.MethodPost, "/experiments/search-datasets", s.searchDatasets)
-	e.GET("/api/v1/audit", s.audit)
-	e.GET("/api/v1/audit/counts", s.countAudit)
+	e.GET("/api/v1/audit", as(kindAudit, s.audit))
+	e.GET("/api/v1/audit/counts", as(kindAudit, s.countAudit))
+	e.GET("/api/v1/lineage", as(kindAudit, s.lineage))
 	e.GET("/api/v1/artifacts", s.listArtifacts)
 	e.GET("/api/v1/gc/candidates", s.candidates)
-	e.POST("/api/v1/series", s.answerSeries)
+	e.POST("/api/v1/series", as(kindSeries, s.answerSeries))
+	e.GET("/api/v1/experiments/:id/catalogue", s.catalogue)
+	e.POST("/api/v1/runs/compare", as(kindSweep, s.compareRuns))
+	e.POST("/api/v1/sweeps/curves", as(kindSweep, s.sweepCurves))
+	e.POST("/api/v1/sweeps/top", as(kindSweep, s.sweepTop))
+	e.POST("/api/v1/sweeps/coordinates", as(kindSweep, s.sweepCoordinates))
+	e.POST("/api/v1/sweeps/importance", as(kindSweep, s.sweepImportance))
+	e.POST("/api/v1/sweeps/pareto", as(kindSweep, s.sweepPareto))
+	e.POST("/api/v1/sweeps/progress", as(kindSweep, s.sweepProgress))
 }
 
 // Ready reports whether both the log and ClickHouse answer.

@@ -19,6 +19,8 @@ import (
 const (
 	// applyBatch is how many events that have come already share one sync.
 	applyBatch = 256
+	// restLimit bounds how long the rest of an atomic batch is waited for.
+	restLimit  = 2 * time.Second
 	retryFirst = 100 * time.Millisecond
 	retryLast  = 5 * time.Second
 )
@@ -94,17 +96,7 @@ func (s *Service) followFrom(ctx context.Context, from uint64) error {
 // apply applies the records, those that wait together.
 func (s *Service) apply(records <-chan eventlog.Record) error {
 	for rec := range records {
-		batch := []eventlog.Record{rec}
-		for more := true; more && len(batch) < applyBatch; {
-			select {
-			case rec, more = <-records:
-				if more {
-					batch = append(batch, rec)
-				}
-			default:
-				more = false
-			}
-		}
+		batch := gather(rec, records)
 		start, before := time.Now(), s.ledger.Size()
 		err := s.ledger.Apply(batch...)
 		s.metrics.applied(s.ledger.Size()-before, time.Since(start))
@@ -113,6 +105,38 @@ func (s *Service) apply(records <-chan eventlog.Record) error {
 		}
 	}
 	return nil
+}
+
+// gather returns a record and those that wait behind it, and of an atomic batch
+// all: readers see a rollback as a whole. Of a batch that breaks off with the
+// connection nothing is returned: it comes again. One whose rest does not come,
+// which the server rules out, is not waited for longer than restLimit.
+func gather(rec eventlog.Record, records <-chan eventlog.Record) []eventlog.Record {
+	batch := []eventlog.Record{rec}
+	whole := 0 // how many are of batches that are complete
+	for {
+		var more bool
+		if batch[len(batch)-1].More {
+			select {
+			case rec, more = <-records:
+			case <-time.After(restLimit):
+				return batch
+			}
+		} else {
+			whole = len(batch)
+			if whole >= applyBatch {
+				return batch
+			}
+			select {
+			case rec, more = <-records:
+			default:
+			}
+		}
+		if !more {
+			return batch[:whole]
+		}
+		batch = append(batch, rec)
+	}
 }
 
 // usable returns why the registry takes no commands.

@@ -269,14 +269,15 @@ func (s *Service) checkFigures(ctx context.Context, m *catalog.Model, conditions
 		find := lookup(v, run)
 		maps.DeleteFunc(unknown, func(_ int, f gate.Figure) bool { _, ok := find(f); return ok })
 	}
-	for _, i := range slices.Sorted(maps.Keys(unknown)) {
-		what := "no run of the model's versions has logged it"
-		if unknown[i].Evaluated {
-			what = "no version of the model has such an evaluation"
-		}
-		return httpapi.InvalidField(conditionField(i), "unknown metric %s: %s", unknown[i], what)
+	if len(unknown) == 0 {
+		return nil
 	}
-	return nil
+	first := slices.Min(slices.Collect(maps.Keys(unknown)))
+	what := "no run of the model's versions has logged it"
+	if unknown[first].Evaluated {
+		what = "no version of the model has such an evaluation"
+	}
+	return httpapi.InvalidField(conditionField(first), "unknown metric %s: %s", unknown[first], what)
 }
 
 func (s *Service) deleteGate(c echo.Context) error {

@@ -17,6 +17,7 @@ require (
 	github.com/runledger/runledger/pkg v0.0.0
 	github.com/synadia-io/orbit.go/jetstreamext v0.3.2
 	golang.org/x/mod v0.42.0
+	golang.org/x/sync v0.24.0
 	google.golang.org/protobuf v1.36.12
 	pgregory.net/rapid v1.3.0
 )

@@ -29,6 +29,7 @@ import (
 	"github.com/runledger/runledger/services/registry/figures"
 	"github.com/runledger/runledger/services/registry/ledger"
 	"github.com/runledger/runledger/services/registry/past"
+	"github.com/runledger/runledger/services/registry/provenance"
 	"github.com/runledger/runledger/services/registry/treehead"
 	"github.com/runledger/runledger/services/registry/webhooks"
 )
@@ -75,6 +76,7 @@ type Service struct {
 
 	webhooks *webhooks.Dispatcher
 	past     *past.Past
+	tracer   *provenance.Tracer
 	figures  *figures.Reader
 
 	target   uint64 // the log's last sequence at the start
@@ -109,7 +111,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
 		log: c.Log, ledger: l, logger: c.Logger, metrics: newMetrics(c.Registerer, l), webhooks: dispatcher,
-		past: past.New(c.Log, l), figures: figures.NewReader(c.Log), target: target, stop: stop, heads: c.Heads,
+		past: past.New(c.Log, l), tracer: provenance.New(c.Log), figures: figures.NewReader(c.Log), target: target, stop: stop, heads: c.Heads,
 	}
 	s.alive, s.die = context.WithCancel(ctx)
 	s.decider = decider{Service: s}
@@ -234,6 +236,7 @@ func (s *Service) Register(e *echo.Echo) {
 		httpapi.MLflow(e, r.method, r.path, r.handler)
 	}
 	e.GET("/api/v1/models/:name/history", s.history)
+	e.GET("/api/v1/models/:name/lineage", s.lineage)
 	e.POST("/api/v1/models/:name/rollback", s.rollbackModel, httpapi.LimitTime)
 	e.POST("/api/v1/registry/rollback", s.rollbackAll, httpapi.LimitTime)
 	s.registerGates(e)

@@ -227,7 +227,7 @@ func (s *Service) planModel(ctx context.Context, r *rollback, p *catalog.Rollbac
 		if renamed := now.ModelByID(old.ID); renamed != nil {
 			return apierr.Errorf(apierr.InvalidParameterValue, "Registered Model '%s' is called '%s' now. Roll that back.", name, renamed.Name)
 		}
-		return s.planRestore(ctx, r, p, old)
+		return s.planRestore(ctx, r, p, old, now)
 	}
 	r.whole, r.on = false, m.Last
 	old := then.ModelByID(m.ID)
@@ -265,7 +265,7 @@ func (s *Service) planAll(ctx context.Context, r *rollback, p *catalog.Rollback,
 		if m := byID[old.ID]; m != nil {
 			err = p.Model(m, old)
 		} else {
-			err = s.planRestore(ctx, r, p, old)
+			err = s.planRestore(ctx, r, p, old, now)
 		}
 		if err == nil {
 			err = checkSize(len(p.Steps), 0)
@@ -277,11 +277,11 @@ func (s *Service) planAll(ctx context.Context, r *rollback, p *catalog.Rollback,
 	return nil
 }
 
-// planRestore adds a model that was deleted since.
-func (s *Service) planRestore(ctx context.Context, r *rollback, p *catalog.Rollback, old *catalog.Model) error {
+// planRestore adds a model that was deleted since, and before now.
+func (s *Service) planRestore(ctx context.Context, r *rollback, p *catalog.Rollback, old *catalog.Model, now *catalog.State) error {
 	next := old.Next
 	if r.restore {
-		deletion, err := s.ledger.LastAbout(old.ID)
+		deletion, err := s.ledger.LastAbout(old.ID, now.Seq())
 		if err != nil {
 			return err
 		}

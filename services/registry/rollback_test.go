@@ -411,6 +411,22 @@ func TestARollbackIsDoneOnce(t *testing.T) {
 	}
 }
 
+// So is one that brings a deleted model back, after which the model's last event
+// is no longer its deletion.
+func TestARollbackThatRestoresAModelIsDoneOnce(t *testing.T) {
+	s := newServer(t)
+	s.create("m")
+	s.addVersion("m")
+	s.must("DELETE", "registered-models/delete", fields{"name": "m"})
+	request := fields{"to": 2, "reason": "r", "restore": true}
+	first := s.rollback("m", request, httpapi.HeaderIdempotencyKey, "k")
+	s.addVersion("m")
+	second := s.rollback("m", request, httpapi.HeaderIdempotencyKey, "k")
+	if first.status != http.StatusOK || toJSON(t, first.body) != toJSON(t, second.body) || s.size() != 6 {
+		t.Errorf("first %v\nthen %v, %v entries", first.body, second.body, s.size())
+	}
+}
+
 func TestAChangeInBetweenIsNotOverwritten(t *testing.T) {
 	s := newPast(t)
 	for _, model := range []string{"m", ""} {
@@ -504,4 +520,46 @@ func TestARollbackThatIsTooLarge(t *testing.T) {
 	if a.status != http.StatusOK || len(asList(a.body["changes"])) != eventlog.MaxEvents || len(asList(s.model("m")["tags"])) != 1 {
 		t.Errorf("%d %.200v", a.status, a.body)
 	}
+}
+
+// Who reads while a rollback is made, here or elsewhere, sees it as a whole.
+func TestARollbackIsSeenAsAWhole(t *testing.T) {
+	const tags = 400 // more than is applied at a time
+	log := openLog(t, natstest.Start(t))
+	servers := []*server{start(t, log, t.TempDir()), start(t, log, t.TempDir())}
+	for _, s := range servers {
+		t.Cleanup(s.close)
+	}
+	s := servers[0]
+	s.create("m")
+	for i := range tags {
+		s.must("POST", "registered-models/set-tag", fields{"name": "m", "key": fmt.Sprint("k", i), "value": "v"})
+	}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for {
+				if n := len(asList(servers[i%2].model("m")["tags"])); n != 0 && n != tags {
+					t.Errorf("%d of %d tags", n, tags)
+				}
+				select {
+				case <-done:
+					return
+				default:
+				}
+			}
+		})
+	}
+	for range 5 {
+		to := s.size()
+		if a := s.rollback("m", fields{"to": 1, "reason": "r"}); a.status != http.StatusOK {
+			t.Errorf("%d %v", a.status, a.body)
+		}
+		if a := s.rollback("m", fields{"to": to, "reason": "r"}); a.status != http.StatusOK {
+			t.Errorf("%d %v", a.status, a.body)
+		}
+	}
+	close(done)
+	wg.Wait()
 }

@@ -228,6 +228,9 @@ func child(dir string) int {
 		nc = n.Conn()
 	}
 	s := start(t, openLog(t, nc), filepath.Join(dir, "ledger"))
+	if repeat := os.Getenv(childRepeat); repeat != "" {
+		rollBackAgainAndAgain(s, repeat)
+	}
 	var kinds []fields
 	for _, name := range toldOf {
 		entity, action, _ := strings.Cut(strings.ToUpper(name), ".")
@@ -291,17 +294,7 @@ func TestKill(t *testing.T) {
 	})
 	t.Run("alone", func(t *testing.T) {
 		dir := t.TempDir()
-		n, err := natsd.NewServer(&natsd.Options{
-			Host: "127.0.0.1", Port: natsd.RANDOM_PORT, JetStream: true, StoreDir: filepath.Join(dir, "nats"), SyncAlways: true, NoSigs: true, NoLog: true,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		n.Start()
-		defer func() { n.Shutdown(); n.WaitForShutdown() }()
-		if !n.ReadyForConnections(10 * time.Second) {
-			t.Fatal("NATS does not start")
-		}
+		n := startNATS(t, dir)
 		told := unreliable(t)
 		acknowledged := killAgainAndAgain(t, dir, kills-kills/2, childHook+"="+told.URL, childNATS+"="+n.ClientURL())
 		nc, err := nats.Connect(n.ClientURL())
@@ -311,6 +304,23 @@ func TestKill(t *testing.T) {
 		defer nc.Close()
 		checkAcknowledged(t, openLog(t, nc), dir, acknowledged, told, kills-kills/2)
 	})
+}
+
+// startNATS starts a server for processes that are killed without it.
+func startNATS(t *testing.T, dir string) *natsd.Server {
+	t.Helper()
+	n, err := natsd.NewServer(&natsd.Options{
+		Host: "127.0.0.1", Port: natsd.RANDOM_PORT, JetStream: true, StoreDir: filepath.Join(dir, "nats"), SyncAlways: true, NoSigs: true, NoLog: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Start()
+	t.Cleanup(func() { n.Shutdown(); n.WaitForShutdown() })
+	if !n.ReadyForConnections(10 * time.Second) {
+		t.Fatal("NATS does not start")
+	}
+	return n
 }
 
 // unreliable returns a receiver that takes four deliveries of five.

@@ -1,5 +1,7 @@
-"""Gates, approvals and evaluations: the real client is held back by what it does not know of."""
+"""Promotions through gates, with the client's own calls, and the example that shows them."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -8,146 +10,203 @@ import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import RestException
 
-from support import unique
-
-pytestmark = pytest.mark.runledger
+from support import REPOSITORY, program, unique
 
 
-class Registry:
-    """Runledger's own routes of one registered model."""
+class Guarded:
+    """A model whose versions have a run each, with the recall that is given."""
 
-    def __init__(self, server: str, name: str) -> None:
-        self.models = f"{server}/api/v1/models/{name}"
+    def __init__(self, server: str, *recalls: float) -> None:
+        self.server = server
+        self.client = MlflowClient(server, server)
+        self.name = unique("guarded")
+        self.client.create_registered_model(self.name)
+        experiment = self.client.create_experiment(unique("guarded"))
+        self.versions = []
+        for recall in recalls:
+            run = self.client.create_run(experiment).info.run_id
+            self.client.log_metric(run, "recall", recall)
+            version = self.client.create_model_version(self.name, f"runs:/{run}/model", run)
+            self.versions.append(version.version)
 
-    def send(self, method: str, path: str, body: Any = None, *, user: str = "ada") -> Any:
-        answer = requests.request(
-            method, f"{self.models}/{path}", json=body, auth=(user, ""), timeout=60
+    def call(self, method: str, path: str, user: str = "ada", **body: Any) -> dict[str, Any]:
+        response = requests.request(
+            method,
+            f"{self.server}/api/v1/models/{self.name}/{path}",
+            json=body or None,
+            auth=(user, ""),
+            timeout=30,
         )
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def gate(self, target: str, **rules: Any) -> None:
-        self.send("PUT", f"gates/{target}", rules)
-
-    def approval(self, version: str, status: str, *, user: str, comment: str = "") -> None:
-        body = {"status": status, "comment": comment}
-        self.send("POST", f"versions/{version}/approval", body, user=user)
-
-    def history(self) -> list[dict[str, Any]]:
-        return list(self.send("GET", "history?max_results=1000")["entries"])
+        response.raise_for_status()
+        answer: dict[str, Any] = response.json()
+        return answer
 
 
-@pytest.fixture
-def trained(client: MlflowClient, experiment: str) -> str:
-    """The name of a model whose versions 1, 2 and 3 have a recall of 0.96, 0.91 and 0.955."""
-    name = unique("gated")
-    client.create_registered_model(name)
-    for recall in (0.96, 0.91, 0.955):
-        run = client.create_run(experiment)
-        client.log_metric(run.info.run_id, "recall", 0.1, step=1)
-        client.log_metric(run.info.run_id, "recall", recall, step=2)
-        client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id)
-    return name
-
-
-@pytest.fixture
-def registry(server: str, trained: str) -> Registry:
-    return Registry(server, trained)
-
-
-def refused(promote: Callable[[], object]) -> str:
-    with pytest.raises(RestException) as raised:
+def refused(promote: Callable[[], Any]) -> str:
+    with pytest.raises(RestException) as refusal:
         promote()
-    assert raised.value.error_code == "PERMISSION_DENIED"
-    assert raised.value.get_http_status_code() == 403
-    return str(raised.value.message)
+    assert refusal.value.error_code == "PERMISSION_DENIED"
+    return str(refusal.value)
 
 
-def test_a_stage_is_refused_with_both_figures(
-    client: MlflowClient, trained: str, registry: Registry
-) -> None:
-    registry.gate("stages/Production", conditions=["metrics.recall >= current - 1%"])
-    client.transition_model_version_stage(trained, "1", "Production")
-    message = refused(lambda: client.transition_model_version_stage(trained, "2", "Production"))
-    assert "metrics.recall is 0.91, want >= 0.9504 (current is 0.96)" in message
-    assert client.get_model_version(trained, "2").current_stage == "None"
-    client.transition_model_version_stage(trained, "2", "Staging")
-    client.transition_model_version_stage(
-        trained, "3", "Production", archive_existing_versions=True
-    )
-    assert client.get_model_version(trained, "1").current_stage == "Archived"
-    entries = registry.history()
-    assert [e["action"] for e in entries if e["action"].endswith(("refused", "stage_set"))] == [
+def test_gate_on_a_stage(server: str) -> None:
+    model = Guarded(server, 0.96, 0.91, 0.955)
+    first, low, close = model.versions
+    conditions = ["metrics.recall >= 0.93", "metrics.recall >= current - 1%"]
+    model.call("PUT", "gates/stages/Production", conditions=conditions)
+
+    def promote(version: str) -> Any:
+        return model.client.transition_model_version_stage(model.name, version, "Production")
+
+    assert promote(first).current_stage == "Production"
+    message = refused(lambda: promote(low))
+    assert "metrics.recall is 0.91, want >= 0.93" in message
+    assert "want >= 0.9504 (current - 1%, current is 0.96)" in message
+    assert promote(close).current_stage == "Production"
+    assert model.client.get_model_version(model.name, low).current_stage == "None"
+    entries = model.call("GET", "history")["entries"]
+    assert [e["action"] for e in entries[-3:]] == [
         "model_version_stage_set",
         "promotion_refused",
         "model_version_stage_set",
-        "model_version_stage_set",
     ]
-    (refusal,) = (e for e in entries if e["action"] == "promotion_refused")
-    assert refusal["version"] == "2"
-    assert "metrics.recall is 0.91" in str(refusal["after"])
 
 
-def test_an_alias_is_refused_with_both_figures(
-    client: MlflowClient, trained: str, registry: Registry
-) -> None:
-    registry.gate("aliases/champion", conditions=["metrics.recall > 0.95"])
-    message = refused(lambda: client.set_registered_model_alias(trained, "champion", "2"))
-    assert "metrics.recall is 0.91, want > 0.95" in message
-    assert client.get_registered_model(trained).aliases == {}
-    client.set_registered_model_alias(trained, "challenger", "2")
-    client.set_registered_model_alias(trained, "champion", "1")
-    assert client.get_model_version_by_alias(trained, "champion").version == "1"
+def test_gate_on_an_alias(server: str) -> None:
+    model = Guarded(server, 0.8, 0.7)
+    better, worse = model.versions
+    model.call("PUT", "gates/aliases/champion", conditions=["metrics.recall > current"])
+    model.client.set_registered_model_alias(model.name, "champion", better)
+    message = refused(
+        lambda: model.client.set_registered_model_alias(model.name, "champion", worse)
+    )
+    assert "metrics.recall is 0.7, want > 0.8" in message
+    assert model.client.get_model_version_by_alias(model.name, "champion").version == better
 
 
-def test_a_metric_that_was_logged_just_now_counts(
-    client: MlflowClient, trained: str, registry: Registry
-) -> None:
-    registry.gate("stages/Production", conditions=["metrics.recall >= 0.95"])
-    run = str(client.get_model_version(trained, "2").run_id)
-    for step in range(3, 20):
-        client.log_metric(run, "recall", 0.9 + step / 1000, step=step)
-        message = refused(lambda: client.transition_model_version_stage(trained, "2", "Production"))
-        assert f"metrics.recall is {0.9 + step / 1000}," in message
-    client.log_metric(run, "recall", 0.97, step=20)
-    client.transition_model_version_stage(trained, "2", "Production")
+def test_a_value_that_was_logged_just_now_counts(server: str) -> None:
+    model = Guarded(server, 0.5)
+    (version,) = model.versions
+    model.call("PUT", "gates/stages/Production", conditions=["metrics.recall >= 0.95"])
+    run = str(model.client.get_model_version(model.name, version).run_id)
+
+    def promote() -> Any:
+        return model.client.transition_model_version_stage(model.name, version, "Production")
+
+    for step in range(1, 20):
+        model.client.log_metric(run, "recall", step / 100, step=step)
+        assert f"metrics.recall is {step / 100}, want >= 0.95" in refused(promote)
+    model.client.log_metric(run, "recall", 0.97, step=20)
+    assert promote().current_stage == "Production"
 
 
-def test_tags_and_approvals_open_a_gate(
-    client: MlflowClient, trained: str, registry: Registry
-) -> None:
-    registry.gate("stages/Production", required_tags={"validated": "yes"}, approvals=1)
+def test_approvals_and_evaluations(server: str) -> None:
+    model = Guarded(server, 0.9)
+    (version,) = model.versions
+    approval, evaluations = f"versions/{version}/approval", f"versions/{version}/evaluations"
+    model.call("POST", evaluations, name="night", metrics={"f1": 0.75})
+    model.call(
+        "PUT", "gates/stages/Staging", conditions=["evaluations.night.f1 >= 0.8"], approvals=1
+    )
 
-    def promote() -> object:
-        return client.transition_model_version_stage(trained, "1", "Production")
+    def promote() -> Any:
+        return model.client.transition_model_version_stage(model.name, version, "Staging")
 
     message = refused(promote)
-    assert "the tag 'validated' is missing" in message
+    assert "evaluations.night.f1 is 0.75, want >= 0.8" in message
     assert "0 of 1 approvals" in message
-    client.set_model_version_tag(trained, "1", "validated", "yes")
-    registry.approval("1", "PendingManualApproval", user="ada")
-    registry.approval("1", "Rejected", user="bob", comment="wrong on night images")
-    assert "bob rejected it: wrong on night images" in refused(promote)
-    registry.approval("1", "Approved", user="bob")
-    promote()
-    assert client.get_model_version(trained, "1").current_stage == "Production"
+    model.call("POST", evaluations, name="night", metrics={"f1": 0.85})
+    model.call("POST", approval, status="PendingManualApproval")
+    with pytest.raises(requests.HTTPError, match="400"):
+        model.call("POST", approval, status="Approved")
+    model.call("POST", approval, user="bob", status="Rejected", comment="looks odd")
+    assert "bob rejected it: looks odd" in refused(promote)
+    model.call("POST", approval, user="bob", status="Approved")
+    assert promote().current_stage == "Staging"
+    compared = model.call("GET", f"evaluations?versions={version}")
+    assert compared["metrics"][0]["values"] == [0.85]
 
 
-def test_evaluations_count_and_compare(
-    client: MlflowClient, trained: str, registry: Registry
-) -> None:
-    for version, recall in (("1", 0.5), ("2", 0.75)):
-        body = {
-            "name": "night",
-            "metrics": {"recall": recall},
-            "dataset": {"name": "night", "digest": "d1"},
-        }
-        registry.send("POST", f"versions/{version}/evaluations", body)
-    registry.gate("aliases/night", conditions=["evaluations.night.recall >= 0.7"])
-    message = refused(lambda: client.set_registered_model_alias(trained, "night", "1"))
-    assert "evaluations.night.recall is 0.5, want >= 0.7" in message
-    client.set_registered_model_alias(trained, "night", "2")
-    compared = registry.send("GET", "evaluations?versions=1,2")["metrics"]
-    assert [(m["metric"], m["values"], m["differences"]) for m in compared] == [
-        ("recall", [0.5, 0.75], [0, 0.25])
-    ]
+def test_commands(server: str) -> None:
+    model = Guarded(server, 0.9)
+    (version,) = model.versions
+
+    def registry(*arguments: str, user: str = "ada") -> "subprocess.CompletedProcess[str]":
+        named = server.replace("http://", f"http://{user}@") if user else server
+        return subprocess.run(
+            [program(), "registry", *arguments, "--server", named],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def says(done: "subprocess.CompletedProcess[str]", *parts: str) -> None:
+        assert done.returncode == 0, done.stderr
+        for part in parts:
+            assert part in done.stdout
+
+    def fails(done: "subprocess.CompletedProcess[str]", part: str) -> None:
+        assert done.returncode == 1
+        assert part in done.stderr
+
+    says(registry("gate", "list", model.name), "No gates")
+    fails(registry("gate", "set", model.name), "stage")
+    fails(registry("gate", "set", model.name, "--stage", "Staging"), "nothing would be refused")
+    fails(
+        registry("gate", "set", model.name, "--stage", "Staging", "--condition", "recall > 1"),
+        "'conditions.0': want metrics.<key>",
+    )
+    gate = ("--stage", "Staging", "--condition", "metrics.recall > 0.5", "--tag", "owner")
+    says(
+        registry("gate", "set", model.name, *gate, "--tag", "ok=yes", "--approvals", "1"),
+        "to stage Staging pass this gate",
+    )
+    says(
+        registry("gate", "list", model.name),
+        "metrics.recall > 0.5",
+        "tag owner",
+        "tag ok=yes",
+        "approvals: 1",
+    )
+    fails(registry("approve", model.name, version, user=""), "needs a name")
+    says(registry("request-approval", model.name, version), "PendingManualApproval")
+    fails(registry("approve", model.name, version), "ada asked for the approval")
+    says(registry("reject", model.name, version, "--comment", "odd", user="bob"), "Rejected")
+    says(registry("approve", model.name, version, user="bob"), "Approved")
+    says(registry("gate", "delete", model.name, "--stage", "Staging"), "pass no gate now")
+    fails(registry("gate", "delete", model.name, "--stage", "Staging"), "has no gate")
+    fails(registry("approve", model.name, "99"), "not found")
+
+
+@pytest.mark.timeout(120)
+def test_example(server: str) -> None:
+    """examples/promotion, after a sweep whose best run is in Production."""
+    client = MlflowClient(server, server)
+    experiment, name = unique("sweep"), unique("digits")
+    experiment_id = client.create_experiment(experiment)
+    client.create_registered_model(name)
+    for accuracy in (0.97, 0.95, 0.3):
+        run = client.create_run(experiment_id).info.run_id
+        client.log_metric(run, "val_accuracy", accuracy)
+        if accuracy == 0.97:
+            client.create_model_version(name, f"runs:/{run}/model", run)
+    client.transition_model_version_stage(name, "1", "Production")
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(REPOSITORY / "examples" / "promotion" / "promote.py"),
+            f"--tracking-uri={server}",
+            f"--experiment={experiment}",
+            f"--model-name={name}",
+            f"--runledger={program()}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "val_accuracy is 0.3, want >= 0.9" in done.stdout
+    assert "entries is right" in done.stdout
+    assert client.get_model_version(name, "1").current_stage == "Production"
+    assert client.get_model_version(name, "3").current_stage == "None"

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -64,6 +65,9 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values) 
 		return nil, fmt.Errorf("ask for %s: %w", path, err)
 	}
 	resp, err := http.DefaultClient.Do(req)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, fmt.Errorf("%w: no server answers there: start one with 'runledger up', or name another with --server", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("ask for %s: %w", path, err)
 	}
@@ -225,4 +229,14 @@ func (c *Client) History(ctx context.Context, name, token string, limit int) ([]
 		entries[i].Raw = raw
 	}
 	return entries, page.Next, nil
+}
+
+// AuditLog returns a page of the entries that GET /api/v1/audit answers to a
+// query, and the token of the next page, "" after the last.
+func (c *Client) AuditLog(ctx context.Context, query url.Values) ([]json.RawMessage, string, error) {
+	page, err := get[struct {
+		Entries []json.RawMessage `json:"entries"`
+		Next    string            `json:"next_page_token"`
+	}](ctx, c, "audit", query)
+	return page.Entries, page.Next, err
 }

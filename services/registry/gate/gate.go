@@ -33,6 +33,7 @@ const MaxCondition = 500
 // Condition is a condition that was read by Parse.
 type Condition struct {
 	text      string
+	want      string // from the operator on
 	Figure    Figure
 	operator  string
 	number    float64 // the bound, or what is added to current
@@ -84,13 +85,13 @@ func (c Condition) Check(candidate, current Lookup) string {
 	}
 	value, ok := candidate(c.Figure)
 	if !ok {
-		return fmt.Sprintf("%s: the version has no %s", c.text, c.Figure)
+		return fmt.Sprintf("the version has no %s, want %s", c.Figure, c.want)
 	}
 	bound, said := c.number, ""
 	if c.current {
 		now, ok := current(c.Figure)
 		if !ok {
-			return fmt.Sprintf("%s: the version that is there now has no %s", c.text, c.Figure)
+			return fmt.Sprintf("the version that is there now has no %s, want %s", c.Figure, c.want)
 		}
 		if c.ofCurrent {
 			bound = now + math.Abs(now)*c.number/100
@@ -98,12 +99,12 @@ func (c Condition) Check(candidate, current Lookup) string {
 			bound = now + c.number
 		}
 		bound = decimal(bound)
-		said = fmt.Sprintf(" (current is %s)", number(now))
+		said = fmt.Sprintf(" (%s, current is %s)", c.want, number(now))
 	}
 	if c.holds(value, bound) {
 		return ""
 	}
-	return fmt.Sprintf("%s: %s is %s, want %s %s%s", c.text, c.Figure, number(value), c.operator, number(bound), said)
+	return fmt.Sprintf("%s is %s, want %s %s%s", c.Figure, number(value), c.operator, number(bound), said)
 }
 
 // decimal returns the nearest number of 15 digits, which is what the sum of two
@@ -156,6 +157,7 @@ func Parse(text string) (Condition, error) {
 	p := &parser{text: text}
 	c := Condition{text: strings.TrimSpace(text)}
 	p.figure(&c.Figure)
+	c.want = strings.TrimSpace(p.rest())
 	p.operator(&c.operator)
 	p.bound(&c)
 	if p.space(); p.err == nil && p.at < len(text) {

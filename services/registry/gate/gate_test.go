@@ -49,7 +49,7 @@ func TestConditions(t *testing.T) {
 		{"metrics.f1 >= current", values{"metrics.f1": 0.5}, values{}, "there now has no metrics.f1"},
 		{"metrics.f1 >= current", values{"metrics.f1": 0.5}, values{"metrics.f1": math.NaN()}, "want >= NaN"},
 		{"metrics.f1 >= current - 1%", values{"metrics.f1": 99}, values{"metrics.f1": 100}, ""},
-		{"metrics.f1 >= current - 1%", values{"metrics.f1": 98.5}, values{"metrics.f1": 100}, "is 98.5, want >= 99 (current is 100)"},
+		{"metrics.f1 >= current - 1%", values{"metrics.f1": 98.5}, values{"metrics.f1": 100}, "is 98.5, want >= 99 (>= current - 1%, current is 100)"},
 		{"metrics.gain >= current-1 %", values{"metrics.gain": -101}, values{"metrics.gain": -100}, ""},
 		{"metrics.gain >= current-1 %", values{"metrics.gain": -102}, values{"metrics.gain": -100}, "want >= -101"},
 		{"metrics.loss <= current + 0.25", values{"metrics.loss": 1.5}, values{"metrics.loss": 1.25}, ""},

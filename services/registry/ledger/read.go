@@ -300,7 +300,7 @@ func (l *Ledger) load() (*view, error) {
 		return nil, err
 	}
 	for _, m := range models {
-		if m.Last, err = l.lastOf(m.ID); err != nil {
+		if m.Last, err = l.lastOf(m.ID, All); err != nil {
 			return nil, err
 		}
 	}
@@ -315,10 +315,12 @@ func parseState(value []byte, v any) error {
 	return nil
 }
 
-// lastOf returns the sequence of the last event about a model, from its history.
-func (l *Ledger) lastOf(model uint64) (_ uint64, err error) {
-	prefix := numberKey(prefixHistory, model)
-	iter, err := l.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+// lastOf returns the sequence of the last event about a model among the first
+// size, from its history.
+func (l *Ledger) lastOf(model, size uint64) (_ uint64, err error) {
+	iter, err := l.db.NewIter(&pebble.IterOptions{
+		LowerBound: numberKey(prefixHistory, model), UpperBound: numberKey(prefixHistory, model, size),
+	})
 	if err != nil {
 		return 0, err
 	}

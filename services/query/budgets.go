@@ -1,0 +1,120 @@
+package query
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/labstack/echo/v4"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/runledger/runledger/pkg/apierr"
+)
+
+// kind is what a request asks for, as its budget has it.
+type kind int
+
+const (
+	kindSearch kind = iota // and everything that says nothing else
+	kindPoint              // one run, experiment or model
+	kindSeries
+	kindSweep
+	kindAudit
+	kinds
+)
+
+// budget is what requests of a kind may use of ClickHouse.
+type budget struct {
+	requests int           // under way at a time; as many more wait, times waitersPerSlot
+	timeout  time.Duration // of a statement
+	memory   uint64        // of a statement, in bytes
+	threads  int           // of a statement
+	rows     uint64        // that a statement reads
+}
+
+// waitersPerSlot bounds the requests that wait for one that is under way.
+const waitersPerSlot = 4
+
+// budgets divides what the configuration gives: each kind has slots of its own,
+// so that none waits for another, and those that read much have fewer, with fewer
+// threads, so that cores are left.
+func budgets(c Config) [kinds]budget {
+	part := func(of, divisor int) int { return max(1, of/divisor) }
+	heavy := func(divisor int) budget {
+		return budget{part(c.MaxRequests, divisor), c.Timeout, c.MaxMemory, part(c.MaxThreads, 2), 2_000_000_000}
+	}
+	return [kinds]budget{
+		kindSearch: {c.MaxRequests, c.Timeout, c.MaxMemory, c.MaxThreads, 1_000_000_000},
+		kindPoint:  {c.MaxRequests, c.Timeout, c.MaxMemory, part(c.MaxThreads, 2), 100_000_000},
+		kindSeries: heavy(4),
+		kindSweep:  heavy(8),
+		kindAudit:  heavy(4),
+	}
+}
+
+// profile is a budget at work: ClickHouse's settings, and who is in.
+type profile struct {
+	settings clickhouse.Settings
+	slots    *semaphore.Weighted
+	queue    *semaphore.Weighted // those with a slot, and those who wait for one
+}
+
+func newProfile(b budget) profile {
+	return profile{
+		slots: semaphore.NewWeighted(int64(b.requests)),
+		queue: semaphore.NewWeighted(int64(b.requests) * (1 + waitersPerSlot)),
+		settings: clickhouse.Settings{
+			"max_execution_time":                   int(math.Ceil(b.timeout.Seconds())),
+			"timeout_overflow_mode":                "throw",
+			"max_memory_usage":                     b.memory,
+			"max_bytes_before_external_sort":       b.memory / 2,
+			"max_bytes_before_external_group_by":   b.memory / 2,
+			"max_threads":                          b.threads,
+			"max_rows_to_read":                     b.rows,
+			"apply_mutations_on_fly":               1, // see the projector: what is purged is gone
+			"optimize_move_to_prewhere_if_final":   1,
+			"use_skip_indexes_if_final":            1,
+			"use_skip_indexes_if_final_exact_mode": 1,
+			"join_use_nulls":                       0,
+			"transform_null_in":                    0,
+		},
+	}
+}
+
+type kindKey struct{}
+
+// as is a handler whose requests are of a kind.
+func as(k kind, h echo.HandlerFunc) echo.HandlerFunc {
+	return func(ec echo.Context) error {
+		r := ec.Request()
+		ec.SetRequest(r.WithContext(context.WithValue(r.Context(), kindKey{}, k)))
+		return h(ec)
+	}
+}
+
+func (d *database) profile(ctx context.Context) *profile {
+	k, _ := ctx.Value(kindKey{}).(kind)
+	return &d.profiles[k]
+}
+
+// enter takes one of the slots for requests of the context's kind, and returns
+// how to give it back. It returns RequestLimitExceeded when none gets free in
+// time, or too many wait already.
+func (d *database) enter(ctx context.Context) (leave func(), err error) {
+	p := d.profile(ctx)
+	busy := apierr.Errorf(apierr.RequestLimitExceeded, "Too many reads are under way, try again").WithRetryAfter(time.Second)
+	if !p.queue.TryAcquire(1) {
+		return nil, busy
+	}
+	waiting, cancel := context.WithTimeout(ctx, d.slotWait)
+	defer cancel()
+	if err := p.slots.Acquire(waiting, 1); err != nil {
+		p.queue.Release(1)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, busy
+	}
+	return func() { p.slots.Release(1); p.queue.Release(1) }, nil
+}
