@@ -61,7 +61,8 @@ def test_gate_on_a_stage(server: str) -> None:
     assert promote(first).current_stage == "Production"
     message = refused(lambda: promote(low))
     assert "metrics.recall is 0.91, want >= 0.93" in message
-    assert "want >= 0.9504 (current - 1%, current is 0.96)" in message
+    assert "metrics.recall is 0.91, want >= 0.9504 (" in message
+    assert "current is 0.96" in message
     assert promote(close).current_stage == "Production"
     assert model.client.get_model_version(model.name, low).current_stage == "None"
     entries = model.call("GET", "history")["entries"]
