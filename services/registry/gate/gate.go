@@ -93,12 +93,14 @@ func (c Condition) Check(candidate, current Lookup) string {
 		if !ok {
 			return fmt.Sprintf("the version that is there now has no %s, want %s", c.Figure, c.want)
 		}
-		if c.ofCurrent {
-			bound = now + math.Abs(now)*c.number/100
-		} else {
-			bound = now + c.number
+		switch {
+		case c.number == 0:
+			bound = now
+		case c.ofCurrent:
+			bound = decimal(now + math.Abs(now)*c.number/100)
+		default:
+			bound = decimal(now + c.number)
 		}
-		bound = decimal(bound)
 		said = fmt.Sprintf(" (%s, current is %s)", c.want, number(now))
 	}
 	if c.holds(value, bound) {

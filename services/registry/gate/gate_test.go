@@ -46,6 +46,7 @@ func TestConditions(t *testing.T) {
 		{"evaluations.night.f1 > 0.5", values{"evaluations.f1": 1}, nil, "has no evaluations.night.f1"},
 		{"metrics.f1 >= current", values{"metrics.f1": 0.5}, values{"metrics.f1": 0.5}, ""},
 		{"metrics.f1 >= current", values{"metrics.f1": 0.5}, nil, ""},
+		{"metrics.f1 = current", values{"metrics.f1": 0.30000000000000004}, values{"metrics.f1": 0.30000000000000004}, ""},
 		{"metrics.f1 >= current", values{"metrics.f1": 0.5}, values{}, "there now has no metrics.f1"},
 		{"metrics.f1 >= current", values{"metrics.f1": 0.5}, values{"metrics.f1": math.NaN()}, "want >= NaN"},
 		{"metrics.f1 >= current - 1%", values{"metrics.f1": 99}, values{"metrics.f1": 100}, ""},
