@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -63,5 +64,5 @@ func wanted(e *json.SemanticError) string {
 // InvalidField is the answer to a field of a request to Runledger's own API that
 // cannot be as it is.
 func InvalidField(field, format string, args ...any) error {
-	return apierr.Errorf(apierr.InvalidParameterValue, "Invalid value for field '"+field+"': "+format, args...)
+	return apierr.Errorf(apierr.InvalidParameterValue, "Invalid value for field '%.200s': %s", field, fmt.Sprintf(format, args...))
 }

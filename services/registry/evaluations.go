@@ -20,8 +20,11 @@ import (
 const (
 	maxEvaluations       = 500 // of a version
 	maxEvaluationMetrics = 200
-	maxEvaluationText    = 250 // bytes of a name
-	maxCompared          = 100 // versions
+	// maxEvaluated bounds the figures of all evaluations of a version: each change of
+	// a version writes the whole of it.
+	maxEvaluated      = 10_000
+	maxEvaluationText = 250 // bytes of a name
+	maxCompared       = 100 // versions
 )
 
 func (s *Service) registerEvaluations(e *echo.Echo) {
@@ -32,11 +35,11 @@ func (s *Service) registerEvaluations(e *echo.Echo) {
 
 // evaluationRequest is the body of POST …/evaluations.
 type evaluationRequest struct {
-	Name      string             `json:"name"`
-	Metrics   map[string]float64 `json:"metrics"`
-	Dataset   evaluatedDataset   `json:"dataset"`
-	Evaluator string             `json:"evaluator"` // the actor without it
-	Comment   string             `json:"comment"`
+	Name      string              `json:"name"`
+	Metrics   map[string]*float64 `json:"metrics"` // nil is null, which is no number
+	Dataset   evaluatedDataset    `json:"dataset"`
+	Evaluator string              `json:"evaluator"` // the actor without it
+	Comment   string              `json:"comment"`
 }
 
 type evaluatedDataset struct {
@@ -80,9 +83,12 @@ func (r *evaluationRequest) check() error {
 	if len(r.Metrics) == 0 || len(r.Metrics) > maxEvaluationMetrics {
 		return httpapi.InvalidField("metrics", "want 1 to %d metrics", maxEvaluationMetrics)
 	}
-	for key := range r.Metrics {
+	for key, value := range r.Metrics {
 		if key == "" || len(key) > maxEvaluationText {
 			return httpapi.InvalidField("metrics", "want keys of 1 to %d bytes", maxEvaluationText)
+		}
+		if value == nil {
+			return httpapi.InvalidField("metrics."+key, "want a number.")
 		}
 	}
 	return nil
@@ -105,7 +111,7 @@ func (s *Service) recordEvaluation(c echo.Context) error {
 		Evaluator: cmp.Or(req.Evaluator, actor(c)), Comment: req.Comment,
 	}
 	for _, key := range slices.Sorted(maps.Keys(req.Metrics)) {
-		recorded.Metrics = append(recorded.Metrics, &events.EvaluationMetric{Key: key, Value: req.Metrics[key]})
+		recorded.Metrics = append(recorded.Metrics, &events.EvaluationMetric{Key: key, Value: *req.Metrics[key]})
 	}
 	out, err := s.do(c, command{
 		action: "evaluation_recorded", model: name,
@@ -116,6 +122,13 @@ func (s *Service) recordEvaluation(c echo.Context) error {
 			}
 			if len(v.Evaluations) >= maxEvaluations {
 				return nil, apierr.Errorf(apierr.InvalidParameterValue, "Version %d of '%s' has %d evaluations, which is the most", v.Number, name, maxEvaluations)
+			}
+			figures := len(req.Metrics)
+			for _, e := range v.Evaluations {
+				figures += len(e.Metrics)
+			}
+			if figures > maxEvaluated {
+				return nil, httpapi.InvalidField("metrics", "the evaluations of version %d of '%s' would have %d metrics, the most is %d", v.Number, name, figures, maxEvaluated)
 			}
 			recorded.Version = v.Number
 			return &events.Event{Data: &events.Event_EvaluationRecorded{EvaluationRecorded: recorded}}, nil

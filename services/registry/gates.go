@@ -222,6 +222,9 @@ func (r *gateRequest) check() ([]gate.Condition, error) {
 		if err := mlflow.ValidateVersionTag(mlflow.Tag{Key: key, Value: value}); err != nil {
 			return nil, httpapi.InvalidField("required_tags", "%s", err)
 		}
+		if len(value) > maxComment {
+			return nil, httpapi.InvalidField("required_tags", "want values of at most %d bytes", maxComment)
+		}
 	}
 	var conditions []gate.Condition
 	for i, text := range r.Conditions {

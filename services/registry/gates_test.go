@@ -302,6 +302,8 @@ func TestEvaluations(t *testing.T) {
 		"name":           {"metrics": fields{"a": 1}},
 		"metrics":        {"name": "x"},
 		"metrics.a":      {"name": "x", "metrics": fields{"a": "NaN"}},
+		"metrics.loss":   {"name": "x", "metrics": fields{"loss": nil}},
+		"'metrics.90%s'": {"name": "x", "metrics": fields{"90%s": nil}},
 		"evaluator":      {"name": "x", "metrics": fields{"a": 1}, "evaluator": strings.Repeat("e", 251)},
 		"dataset.digest": {"name": "x", "metrics": fields{"a": 1}, "dataset": fields{"digest": strings.Repeat("e", 251)}},
 		"data":           {"name": "x", "metrics": fields{"a": 1}, "data": 1},
@@ -318,6 +320,28 @@ func TestEvaluations(t *testing.T) {
 	}
 	if after := g.size(); after != before {
 		t.Errorf("%v entries of what was refused", after-before)
+	}
+}
+
+// A version is written whole with each change of it, so that it has a size that it
+// cannot outgrow.
+func TestEvaluationsAreBounded(t *testing.T) {
+	g := newGuarded(t, 1)
+	metrics := fields{}
+	for i := range 199 {
+		metrics[fmt.Sprint(i)] = i
+	}
+	for i := range 50 {
+		if a := g.evaluate(1, fields{"name": "n", "metrics": metrics}); a.status != http.StatusOK {
+			t.Fatalf("evaluation %d: %d %v", i, a.status, a.body)
+		}
+	}
+	if a := g.evaluate(1, fields{"name": "n", "metrics": metrics}); a.status != http.StatusBadRequest ||
+		!strings.Contains(fmt.Sprint(a.body["message"]), "'metrics': the evaluations of version 1 of 'm' would have 10149 metrics, the most is 10000") {
+		t.Errorf("too many: %d %v", a.status, a.body)
+	}
+	if a := g.evaluate(1, fields{"name": "n", "metrics": fields{"a": 1}}); a.status != http.StatusOK {
+		t.Errorf("a small one: %d %v", a.status, a.body)
 	}
 }
 
@@ -341,6 +365,7 @@ func TestGatesThatCannotBe(t *testing.T) {
 		"negative approvals": {"stages/Production", fields{"approvals": -1}, 400, "'approvals': want 0 to 20"},
 		"too many approvals": {"stages/Production", fields{"approvals": 1000}, 400, "'approvals': want 0 to 20"},
 		"a bad tag":          {"stages/Production", fields{"required_tags": fields{"": "x"}}, 400, "'required_tags'"},
+		"a long tag":         {"stages/Production", fields{"required_tags": fields{"a": strings.Repeat("x", 1025)}}, 400, "'required_tags': want values of at most 1024 bytes"},
 		"a misspelt field":   {"stages/Production", fields{"approval": 1}, 400, "Unknown field 'approval'"},
 		"another type":       {"stages/Production", fields{"conditions": "metrics.recall > 0"}, 400, "'conditions': want a list"},
 	} {
@@ -390,6 +415,14 @@ func TestRefusalIsIdempotent(t *testing.T) {
 	}
 	if after := g.size(); after != size {
 		t.Errorf("%v entries of the repeated request", after-size)
+	}
+	for what, other := range map[string]answer{
+		"stage": g.toStage(1, "Staging", "ada", "Idempotency-Key", "k1"),
+		"alias": g.send("POST", "registered-models/alias", fields{"name": "m", "version": "1", "alias": "a"}, "Idempotency-Key", "k1"),
+	} {
+		if other.status != http.StatusBadRequest || !strings.Contains(fmt.Sprint(other.body["message"]), "was used before, for version 1 of 'm' and stage Production") {
+			t.Errorf("another %s under the same key: %d %v", what, other.status, other.body)
+		}
 	}
 	g.expectPassed("another request", g.toStage(1, "Production", "ada", "Idempotency-Key", "k2"))
 	if a := g.toStage(1, "Production", "ada", "Idempotency-Key", "k2"); a.status != http.StatusOK {

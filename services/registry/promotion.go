@@ -13,8 +13,10 @@ import (
 	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/httpapi"
+	"github.com/runledger/runledger/pkg/mlflow"
 	"github.com/runledger/runledger/services/registry/catalog"
 	"github.com/runledger/runledger/services/registry/gate"
+	"github.com/runledger/runledger/services/registry/ledger"
 )
 
 // figureRetries bounds how often a promotion is decided again because others
@@ -61,7 +63,7 @@ func (s *Service) promote(c echo.Context, target catalog.Target, name, version s
 		return p.pass(m, v, event)
 	}
 	cmd.mayBeRefused = true
-	out, err := s.decidePromotion(c, p, cmd)
+	out, err := s.decidePromotion(c, p, version, cmd)
 	if err == nil && p.refused != nil {
 		err = refusal(p.refused)
 	}
@@ -69,15 +71,15 @@ func (s *Service) promote(c echo.Context, target catalog.Target, name, version s
 	return out, err
 }
 
-func (s *Service) decidePromotion(c echo.Context, p *promotion, cmd command) (outcome, error) {
+func (s *Service) decidePromotion(c echo.Context, p *promotion, version string, cmd command) (outcome, error) {
 	ctx, cancel := context.WithTimeout(c.Request().Context(), pastLimit)
 	defer cancel()
 	for range figureRetries {
 		out, err := s.commit(c, cmd)
 		unknown, ok := errors.AsType[*unknownRuns](err)
 		if !ok {
-			if err == nil && out.done != nil && out.done.Action == actionRefused {
-				p.refused, err = s.refusalAt(ctx, out.done.Seq)
+			if err == nil && out.done != nil {
+				p.refused, err = s.refusedBefore(ctx, p, version, out.done)
 			}
 			return out, err
 		}
@@ -96,12 +98,26 @@ func (s *Service) decidePromotion(c echo.Context, p *promotion, cmd command) (ou
 	return outcome{}, apierr.Errorf(apierr.RequestLimitExceeded, "The model is being changed by others").WithRetryAfter(waitLimit)
 }
 
-// refusalAt returns the refusal that an event is.
-func (s *Service) refusalAt(ctx context.Context, seq uint64) (*events.PromotionRefused, error) {
-	for rec, err := range s.log.Read(ctx, events.StreamRegistry, "", seq, seq) {
-		return rec.GetPromotionRefused(), err
+// refusedBefore returns the refusal that the entry of a request with the same
+// idempotency key is, nil for one that passed. It returns an
+// INVALID_PARAMETER_VALUE when that was about another version or target.
+func (s *Service) refusedBefore(ctx context.Context, p *promotion, version string, done *ledger.Entry) (*events.PromotionRefused, error) {
+	if done.Action != actionRefused {
+		return nil, nil
 	}
-	return nil, fmt.Errorf("the log has no event %d", seq)
+	number, err := mlflow.ValidateVersion(version)
+	if err != nil {
+		return nil, err
+	}
+	for rec, err := range s.log.Read(ctx, events.StreamRegistry, "", done.Seq, done.Seq) {
+		r := rec.GetPromotionRefused()
+		if err == nil && (catalog.TargetOf(r.GetTarget()) != p.target || r.GetVersion() != uint64(number)) {
+			err = apierr.Errorf(apierr.InvalidParameterValue, "The %s was used before, for version %s of '%s' and %s",
+				httpapi.HeaderIdempotencyKey, done.Version, done.Model, catalog.TargetOf(r.GetTarget()))
+		}
+		return r, err
+	}
+	return nil, fmt.Errorf("the log has no event %d", done.Seq)
 }
 
 func refusal(r *events.PromotionRefused) error {

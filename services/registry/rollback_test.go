@@ -71,7 +71,86 @@ func (s *server) read(asOf string) map[string]*ledgertest.Model {
 			Description: text(v["description"]), Source: text(v["source"]), Tags: tags(v),
 		}
 	}
+	for name, m := range models {
+		s.readGuards(name, m, asOf)
+	}
 	return models
+}
+
+// readGuards adds the gates of a model, and the approvals and evaluations of its
+// versions.
+func (s *server) readGuards(name string, m *ledgertest.Model, asOf string) {
+	s.t.Helper()
+	get := func(path string) map[string]any {
+		query := fields{}
+		if asOf != "" {
+			query["as_of"] = asOf
+		}
+		a := s.raw("GET", "/api/v1/models/"+url.PathEscape(name)+"/"+path, query)
+		if a.status != http.StatusOK {
+			s.t.Fatalf("%s of %q as of %q: %d %v", path, name, asOf, a.status, a.body)
+		}
+		return a.body
+	}
+	text := func(v any) string { s, _ := v.(string); return s }
+	target := func(v any) (stage, alias string) {
+		t := v.(map[string]any)
+		return text(t["stage"]), text(t["alias"])
+	}
+	whole := func(v any) int64 { n, _ := v.(float64); return int64(n) }
+	for _, item := range asList(get("gates")["gates"]) {
+		g := item.(map[string]any)
+		if m.Gates == nil {
+			m.Gates = make(map[string]string)
+		}
+		stage, alias := target(g["target"])
+		m.Gates[stage+"@"+alias] = fmt.Sprint(g["conditions"], g["required_tags"], g["approvals"])
+	}
+	for i, v := range m.Versions {
+		if v == nil {
+			continue
+		}
+		path := fmt.Sprint("versions/", i+1)
+		approval := get(path + "/approval")
+		if who := text(approval["requester"]); who != "" {
+			v.Asked = who + ": " + text(approval["comment"])
+		}
+		for _, item := range asList(approval["decisions"]) {
+			d := item.(map[string]any)
+			if v.Said == nil {
+				v.Said = make(map[string]string)
+			}
+			v.Said[text(d["actor"])] = fmt.Sprint(text(d["status"]), text(d["comment"]), whole(d["timestamp"]))
+		}
+		if r, ok := approval["refused"].(map[string]any); ok {
+			stage, alias := target(r["target"])
+			v.Refused = fmt.Sprint(uint64(whole(r["seq"])), stage, alias, text(r["requester"]), r["failures"])
+		}
+		for _, item := range asList(get(path + "/evaluations")["evaluations"]) {
+			e := item.(map[string]any)
+			set := e["dataset"].(map[string]any)
+			v.Evaluations = append(v.Evaluations, fmt.Sprint(uint64(whole(e["seq"])), whole(e["time"]), text(e["name"]), e["metrics"],
+				text(set["name"]), text(set["digest"]), text(e["evaluator"]), text(e["comment"])))
+		}
+	}
+}
+
+// guardRequest is any command at gates, approvals and evaluations, by somebody.
+func guardRequest(pick func(n int) int) (method, path string, f fields, user string) {
+	path = fmt.Sprint("/api/v1/models/model%20", pick(3), "/")
+	target := []string{"gates/stages/Staging", "gates/stages/Production", "gates/aliases/k0", "gates/aliases/k1"}[pick(4)]
+	version := fmt.Sprint("versions/", 1+pick(4))
+	user = []string{"ada", "bob"}[pick(2)]
+	switch pick(6) {
+	case 0:
+		return "PUT", path + target, fields{"required_tags": fields{fmt.Sprint("k", pick(2)): ""}, "approvals": pick(2)}, user
+	case 1:
+		return "DELETE", path + target, fields{}, user
+	case 2:
+		return "POST", path + version + "/evaluations", fields{"name": fmt.Sprint("e", pick(2)), "metrics": fields{"f1": pick(9)}, "dataset": fields{"digest": "d"}}, user
+	}
+	status := []string{catalog.ApprovalPending, catalog.ApprovalApproved, catalog.ApprovalRejected}[pick(3)]
+	return "POST", path + version + "/approval", fields{"status": status, "comment": fmt.Sprint("t", pick(3))}, user
 }
 
 // shown takes away from a fold what no search shows.
@@ -129,6 +208,8 @@ func checkBack(t rapid.TB, now, then *catalog.Model) {
 		}
 		got, want := *back, *v
 		got.Updated, want.Updated = 0, 0
+		got.Approval, got.Evaluations, got.Refused = nil, nil, nil
+		want.Approval, want.Evaluations, want.Refused = nil, nil, nil
 		if len(got.Tags) == 0 && len(want.Tags) == 0 {
 			got.Tags, want.Tags = nil, nil
 		}
@@ -159,6 +240,26 @@ func checkAllBack(t rapid.TB, now, then *catalog.State) {
 	}
 }
 
+// checkGuardsStay checks that a rollback leaves gates, and the approvals and
+// evaluations of the versions that it does not restore or delete.
+func checkGuardsStay(t rapid.TB, now, before *catalog.State) {
+	for m := range before.Models() {
+		after := now.ModelByID(m.ID)
+		if after == nil {
+			continue // it is deleted again
+		}
+		if !reflect.DeepEqual(after.Gates, m.Gates) {
+			t.Fatalf("the gates of %q are %+v, they were %+v", m.Name, after.Gates, m.Gates)
+		}
+		for v := range m.Versions() {
+			if is, ok := after.Version(v.Number); ok &&
+				(!reflect.DeepEqual(is.Approval, v.Approval) || !reflect.DeepEqual(is.Evaluations, v.Evaluations) || !reflect.DeepEqual(is.Refused, v.Refused)) {
+				t.Fatalf("version %d of %q is %+v, it was %+v", v.Number, m.Name, is, v)
+			}
+		}
+	}
+}
+
 func TestAnyMomentIsAFoldAndARollbackGoesBackToIt(t *testing.T) {
 	log := openLog(t, natstest.Start(t))
 	s := start(t, log, t.TempDir())
@@ -178,6 +279,11 @@ func TestAnyMomentIsAFoldAndARollbackGoesBackToIt(t *testing.T) {
 		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), uint64(len(recs))))
 		pick := random.IntN
 		for range 5 + pick(25) {
+			if pick(5) == 0 {
+				method, path, f, user := guardRequest(pick)
+				s.raw(method, path, f, as(user)...)
+				continue
+			}
 			method, path, f := request(pick)
 			switch {
 			case pick(3) == 0:
@@ -229,6 +335,7 @@ func TestAnyMomentIsAFoldAndARollbackGoesBackToIt(t *testing.T) {
 			done[fmt.Sprint(change.(map[string]any)["what"])]++
 		}
 		now := fold(t, recs)
+		checkGuardsStay(t, now, before)
 		if m, ok := now.Model(model); ok {
 			checkBack(t, m, then.ModelByID(m.ID))
 		} else {
@@ -249,6 +356,16 @@ func TestAnyMomentIsAFoldAndARollbackGoesBackToIt(t *testing.T) {
 		}
 	})
 	t.Log("changes by rollbacks:", done)
+	guarded := make(map[string]int)
+	for _, rec := range recs {
+		switch kind := events.Type(rec.Event); kind {
+		case "runledger.gate_set", "runledger.gate_deleted", "runledger.promotion_refused", "runledger.approval_set", "runledger.evaluation_recorded":
+			guarded[kind]++
+		}
+	}
+	if len(guarded) != 5 {
+		t.Errorf("of gates there were only %v", guarded)
+	}
 	s.close()
 	checkLedger(t, s.dir, readAll(t, log))
 	*s = *start(t, log, s.dir)

@@ -61,6 +61,7 @@ def test_gate_on_a_stage(server: str) -> None:
     assert promote(first).current_stage == "Production"
     message = refused(lambda: promote(low))
     assert "metrics.recall is 0.91, want >= 0.93" in message
+    assert "metrics.recall is 0.91, want >= 0.9504 (" in message
     assert "current is 0.96" in message
     assert promote(close).current_stage == "Production"
     assert model.client.get_model_version(model.name, low).current_stage == "None"
@@ -82,6 +83,22 @@ def test_gate_on_an_alias(server: str) -> None:
     )
     assert "metrics.recall is 0.7, want > 0.8" in message
     assert model.client.get_model_version_by_alias(model.name, "champion").version == better
+
+
+def test_a_value_that_was_logged_just_now_counts(server: str) -> None:
+    model = Guarded(server, 0.5)
+    (version,) = model.versions
+    model.call("PUT", "gates/stages/Production", conditions=["metrics.recall >= 0.95"])
+    run = str(model.client.get_model_version(model.name, version).run_id)
+
+    def promote() -> Any:
+        return model.client.transition_model_version_stage(model.name, version, "Production")
+
+    for step in range(1, 20):
+        model.client.log_metric(run, "recall", step / 100, step=step)
+        assert f"metrics.recall is {step / 100}, want >= 0.95" in refused(promote)
+    model.client.log_metric(run, "recall", 0.97, step=20)
+    assert promote().current_stage == "Production"
 
 
 def test_approvals_and_evaluations(server: str) -> None:

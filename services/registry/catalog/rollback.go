@@ -41,9 +41,9 @@ type Step struct {
 // Rollback is what brings the registry, or one model, back to an earlier state.
 //
 // It restores the aliases, the stages, and the tags and descriptions of models
-// and versions. What is not restored: names of models, times, webhooks, and that
-// something was not there: models and versions made since stay, the versions in
-// stage None.
+// and versions. What is not restored: names of models, times, webhooks, gates,
+// approvals, evaluations, and that something was not there: models and versions
+// made since stay, the versions in stage None.
 type Rollback struct {
 	Steps []Step
 	// Missing names what was deleted since and would have to be restored, for

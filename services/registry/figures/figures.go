@@ -69,7 +69,11 @@ func (r *Reader) Latest(ctx context.Context, runID string) (map[string]float64, 
 	}
 	_, subject := r.log.RunSubject(events.Any, runID, events.KindMetric)
 	for rec, err := range r.log.Read(ctx, stream, subject, known.seq+1, 0) {
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err != nil {
+			r.keep(runID, next) // the next call goes on from here
 			return nil, fmt.Errorf("read the metrics of run %s: %w", runID, err)
 		}
 		next.seq = rec.Seq
@@ -79,16 +83,24 @@ func (r *Reader) Latest(ctx context.Context, runID string) (map[string]float64, 
 			}
 		}
 	}
-	if len(next.latest) <= maxKeys {
-		r.mu.Lock()
-		r.runs.Add(runID, next)
-		r.mu.Unlock()
-	}
+	r.keep(runID, next)
 	values := make(map[string]float64, len(next.latest))
 	for key, p := range next.latest {
 		values[key] = p.Value
 	}
 	return values, nil
+}
+
+// keep keeps what was read of a run, if it is not too much.
+func (r *Reader) keep(runID string, read run) {
+	if len(read.latest) > maxKeys {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if known, _ := r.runs.Get(runID); known.seq <= read.seq {
+		r.runs.Add(runID, read)
+	}
 }
 
 func compare(a, b events.Point) int {

@@ -12,6 +12,9 @@
 //	          | "current" [("+" | "-") number ["%"]]
 //	key, name = letters, digits, "_", "-" and "/", or any text in "…" or `…`
 //
+// A key behind "metrics." may have points without quotes, as in MLflow's search
+// filters; in an evaluation a point ends the name.
+//
 // "current" is the same figure of the version that is there now, and a per cent
 // is of its size: "metrics.recall >= current - 1%" is no more than 1 % below it.
 // Where nothing is there now, a condition on current is met.
@@ -90,10 +93,13 @@ func (c Condition) Check(candidate, current Lookup) string {
 		if !ok {
 			return fmt.Sprintf("the version that is there now has no %s, want %s", c.Figure, c.want)
 		}
-		if c.ofCurrent {
-			bound = now + math.Abs(now)*c.number/100
-		} else {
-			bound = now + c.number
+		switch {
+		case c.number == 0:
+			bound = now
+		case c.ofCurrent:
+			bound = decimal(now + math.Abs(now)*c.number/100)
+		default:
+			bound = decimal(now + c.number)
 		}
 		said = fmt.Sprintf(" (%s, current is %s)", c.want, number(now))
 	}
@@ -101,6 +107,14 @@ func (c Condition) Check(candidate, current Lookup) string {
 		return ""
 	}
 	return fmt.Sprintf("%s is %s, want %s %s%s", c.Figure, number(value), c.operator, number(bound), said)
+}
+
+// decimal returns the nearest number of 15 digits, which is what the sum of two
+// decimals is meant to be: 0.35 less 1% is 0.3465, and not a little more than
+// that, as the sum of their nearest binary numbers is.
+func decimal(f float64) float64 {
+	d, _ := strconv.ParseFloat(strconv.FormatFloat(f, 'g', 15, 64), 64) // an error comes with an infinity, as it should
+	return d
 }
 
 // holds compares; NaN meets nothing.
@@ -192,13 +206,17 @@ func (p *parser) figure(f *Figure) {
 	case "evaluations.":
 		f.Evaluated = true
 	}
-	f.Key = p.key()
-	if f.Evaluated && p.take(".") != "" {
-		f.Evaluation, f.Key = f.Key, p.key()
+	if !f.Evaluated {
+		f.Key = p.key(plain + ".")
+		return
+	}
+	if f.Key = p.key(plain); p.take(".") != "" {
+		f.Evaluation, f.Key = f.Key, p.key(plain)
 	}
 }
 
-func (p *parser) key() string {
+// key reads a key in quotes, or one of the letters.
+func (p *parser) key(letters string) string {
 	if q := p.take(`"`, "`"); q != "" {
 		key, _, closed := strings.Cut(p.rest(), q)
 		if !closed || key == "" {
@@ -209,7 +227,7 @@ func (p *parser) key() string {
 		return key
 	}
 	rest := p.rest()
-	n := len(rest) - len(strings.TrimLeft(rest, plain))
+	n := len(rest) - len(strings.TrimLeft(rest, letters))
 	if n == 0 {
 		p.fail("want a key")
 	}

@@ -2,7 +2,9 @@ package gate_test
 
 import (
 	"errors"
+	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -37,12 +39,14 @@ func TestConditions(t *testing.T) {
 		{"metrics.recall > 1", values{"metrics.recall": math.Inf(1)}, nil, ""},
 		{`metrics."val loss" < 1`, values{`metrics."val loss"`: 2}, nil, `metrics."val loss" is 2, want < 1`},
 		{"metrics.`a\"b` < 1", values{"metrics.`a\"b`": 0}, nil, ""},
+		{"metrics.val.loss < 1", values{`metrics."val.loss"`: 2}, nil, `metrics."val.loss" is 2, want < 1`},
 		{"metrics.val/loss < 1", values{"metrics.val/loss": 0}, nil, ""},
 		{"evaluations.f1 > 0.5", values{"evaluations.f1": 0.6}, nil, ""},
 		{`evaluations."night images".f1 > 0.5`, values{`evaluations."night images".f1`: 0.4}, nil, `is 0.4, want > 0.5`},
 		{"evaluations.night.f1 > 0.5", values{"evaluations.f1": 1}, nil, "has no evaluations.night.f1"},
 		{"metrics.f1 >= current", values{"metrics.f1": 0.5}, values{"metrics.f1": 0.5}, ""},
 		{"metrics.f1 >= current", values{"metrics.f1": 0.5}, nil, ""},
+		{"metrics.f1 = current", values{"metrics.f1": 0.30000000000000004}, values{"metrics.f1": 0.30000000000000004}, ""},
 		{"metrics.f1 >= current", values{"metrics.f1": 0.5}, values{}, "there now has no metrics.f1"},
 		{"metrics.f1 >= current", values{"metrics.f1": 0.5}, values{"metrics.f1": math.NaN()}, "want >= NaN"},
 		{"metrics.f1 >= current - 1%", values{"metrics.f1": 99}, values{"metrics.f1": 100}, ""},
@@ -67,6 +71,30 @@ func TestConditions(t *testing.T) {
 	}
 }
 
+// Exactly as far below as it may be is near enough, for every decimal: the nearest
+// binary numbers of one in nine are on the wrong side.
+func TestDistanceFromCurrentIsDecimal(t *testing.T) {
+	condition, err := gate.Parse("metrics.a >= current - 1%")
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := func(thousandths int, digits string) gate.Lookup {
+		f, err := strconv.ParseFloat(fmt.Sprintf("%de%s", thousandths, digits), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func(gate.Figure) (float64, bool) { return f, true }
+	}
+	for now := 1; now < 1000; now++ {
+		if said := condition.Check(of(now*99, "-5"), of(now, "-3")); said != "" {
+			t.Errorf("exactly 1%% below: %s", said)
+		}
+		if condition.Check(of(now*99-1, "-5"), of(now, "-3")) == "" {
+			t.Errorf("%d: more than 1%% below is near enough", now)
+		}
+	}
+}
+
 func TestConditionsThatCannotBeRead(t *testing.T) {
 	for _, c := range []struct {
 		condition string
@@ -79,7 +107,7 @@ func TestConditionsThatCannotBeRead(t *testing.T) {
 		{"metrics. > 1", 8, "want a key"},
 		{`metrics."" > 1`, 9, "want a key"},
 		{`metrics."a > 1`, 9, `want a key and " behind it`},
-		{"metrics.a.b > 1", 9, "want one of >="},
+		{"metrics.a.`b` > 1", 10, "want one of >="},
 		{"metrics.a", 9, "want one of >="},
 		{"metrics.a ~ 1", 10, "want one of >="},
 		{"metrics.a >", 11, "want a number"},
