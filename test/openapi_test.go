@@ -34,9 +34,9 @@ type contract struct {
 type described struct {
 	match   *regexp.Regexp // of a path
 	answers map[string]any // that the document has, by status
-	good    bool // was exercised with success
-	bad     bool // and with an error of the caller
-	canFail bool // has such errors
+	good    bool           // was exercised with success
+	bad     bool           // and with an error of the caller
+	canFail bool           // has such errors
 }
 
 var bracedName = regexp.MustCompile(`\{[^}]*\}`)

@@ -468,5 +468,5 @@ type seriesFrame[X coordinate] struct {
 	To       X        `json:"to"`
 	Columns  int      `json:"columns"`
 	Width    uint64   `json:"column_width,omitzero"` // of an integral axis
-	MoreRuns bool     `json:"more_runs"`              // than max_runs
+	MoreRuns bool     `json:"more_runs"`             // than max_runs
 }
