@@ -269,6 +269,9 @@ func TestOpenAPI(t *testing.T) {
 		k.ask(t, 200, "GET", "/api/v1/audit/counts?by=actor,day,type", "")
 		k.ask(t, 200, "GET", "/api/v1/audit/counts?by=entity_id,entity_kind,experiment_id", "")
 		k.refused(t, "GET", "/api/v1/audit/counts", "")
+		k.ask(t, 200, "GET", "/api/v1/lineage?run_id="+run, "")
+		k.ask(t, 200, "GET", "/api/v1/lineage?dataset_digest=1&dataset_name=d&max_results=1", "")
+		k.refused(t, "GET", "/api/v1/lineage?commit=abc", "")
 	})
 	t.Run("artifacts", func(t *testing.T) {
 		k.ask(t, 200, "GET", "/api/v1/artifacts?max_results=1&run_id="+run, "")
