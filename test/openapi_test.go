@@ -258,6 +258,7 @@ func TestOpenAPI(t *testing.T) {
 		k.refused(t, "POST", "/api/v1/series", `{"metric_keys": ["acc"]}`)
 		k.ask(t, 404, "POST", "/api/v1/series", `{"run_ids": ["`+run+`"], "metric_keys": ["none"]}`)
 	})
+	t.Run("sweeps", func(t *testing.T) { k.sweeps(t, experiment, run) })
 	t.Run("audit", func(t *testing.T) {
 		k.ask(t, 200, "GET", "/api/v1/audit?max_results=2&order=oldest&from=2020-01-01T00:00:00Z", "")
 		k.ask(t, 200, "GET", "/api/v1/audit?type=runledger.run_created&type=runledger.experiment_created&experiment_id="+experiment, "")
@@ -280,6 +281,7 @@ func TestOpenAPI(t *testing.T) {
 		k.ask(t, 404, "GET", "/api/v1/artifacts?run_id="+strings.Repeat("0", 32), "")
 	})
 	t.Run("registry", func(t *testing.T) { k.registry(t) })
+	t.Run("promotion", func(t *testing.T) { k.promotion(t, run) })
 	t.Run("webhooks", func(t *testing.T) {
 		path := "/api/v1/webhooks/" + hook.Webhook.ID + "/deliveries"
 		eventually(t, 10*time.Second, func() string { return "no delivery" }, func(ctx context.Context) bool {
@@ -358,4 +360,76 @@ func (k *contract) registry(t *testing.T) {
 	k.ask(t, 200, "GET", "/api/v1/registry/proofs/consistency?from=2&to=3", "")
 	k.ask(t, 200, "GET", "/api/v1/registry/proofs/consistency?from=3&to=3", "")
 	k.refused(t, "GET", "/api/v1/registry/proofs/consistency?from=0", "")
+}
+
+// sweeps exercises what is asked about many runs.
+func (k *contract) sweeps(t *testing.T, experiment, run string) {
+	for _, kind := range []string{"metrics", "parameters", "tags"} {
+		k.ask(t, 200, "GET", "/api/v1/experiments/"+experiment+"/catalogue?max_results=1&kind="+kind, "")
+	}
+	k.refused(t, "GET", "/api/v1/experiments/"+experiment+"/catalogue?kind=artifacts", "")
+	k.ask(t, 404, "GET", "/api/v1/experiments/999/catalogue", "")
+	all := `"experiment_ids": ["` + experiment + `"]`
+	best := `"objective": {"metric_key": "acc", "goal": "maximize"}`
+	both := `"objectives": [{"metric_key": "acc", "goal": "maximize"}, {"metric_key": "loss", "at": "min"}]`
+	for path, body := range map[string]string{
+		"runs/compare":       all,
+		"sweeps/curves":      all + `, "metric_keys": ["acc"], "group_by": ["params.p", "tags.none"], "columns": 5, "quantiles": [0.5]`,
+		"sweeps/top":         all + `, "k": 2, "group_by": ["params.p"], ` + best,
+		"sweeps/coordinates": all + `, "dimensions": ["params.p", "tags.t"], ` + both,
+		"sweeps/importance":  all + `, "attributes": ["params.p"], ` + best,
+		"sweeps/pareto":      all + `, ` + both,
+		"sweeps/progress":    all + `, ` + best,
+	} {
+		path = "/api/v1/" + path
+		k.ask(t, 200, "POST", path, "{"+body+"}")
+		k.ask(t, 200, "POST", path, "{"+strings.Replace(body, all, `"run_ids": ["`+run+`"]`, 1)+"}")
+		k.refused(t, "POST", path, "{"+body+`, "colour": "red"}`)
+		k.refused(t, "POST", path, "{"+strings.TrimPrefix(strings.TrimPrefix(body, all), ", ")+"}")
+		k.ask(t, 404, "POST", path, "{"+strings.Replace(body, all, `"run_ids": ["`+strings.Repeat("0", 32)+`"]`, 1)+"}")
+	}
+	k.refused(t, "POST", "/api/v1/sweeps/top", "{"+all+`, "k": 101, `+best+"}")
+	k.refused(t, "POST", "/api/v1/sweeps/top", "{"+all+`, "group_by": ["lr"], `+best+"}")
+	k.refused(t, "POST", "/api/v1/sweeps/pareto", "{"+all+`, "objectives": [{"metric_key": "acc"}]}`)
+}
+
+// promotion exercises gates, approvals, evaluations and lineage of a model.
+func (k *contract) promotion(t *testing.T, run string) {
+	if err := k.createModel(t.Context(), "p"); err != nil {
+		t.Fatal(err)
+	}
+	k.mustPost(t, "model-versions/create", object{"name": "p", "source": "runs:/" + run + "/model", "run_id": run})
+	const model = "/api/v1/models/p"
+	named := []string{"Authorization", "Basic YWRhOg=="} // ada
+	ask := func(want int, method, path, body string) {
+		t.Helper()
+		k.ask(t, want, method, model+path, body, named...)
+	}
+	for _, path := range []string{"/gates/stages/Production", "/gates/aliases/champion"} {
+		ask(404, "GET", path, "")
+		ask(404, "DELETE", path, "")
+		ask(200, "PUT", path, `{"approvals": 1, "required_tags": {"k": ""}}`)
+		k.refused(t, "PUT", model+path, `{"approvals": 21}`)
+		k.refused(t, "PUT", model+path, `{"approval": 1}`)
+		ask(200, "GET", path, "")
+	}
+	ask(200, "GET", "/gates", "")
+	ask(200, "DELETE", "/gates/aliases/champion", "")
+	ask(200, "DELETE", "/gates/stages/Production", "")
+	k.ask(t, 404, "GET", "/api/v1/models/none/gates", "")
+	ask(200, "GET", "/versions/1/approval", "")
+	ask(200, "POST", "/versions/1/approval", `{"status": "PendingManualApproval", "comment": "c"}`)
+	ask(200, "POST", "/versions/1/approval", `{"status": "Rejected"}`)
+	ask(400, "POST", "/versions/1/approval", `{"status": "Approved"}`)
+	k.refused(t, "POST", model+"/versions/1/approval", `{"status": "Perhaps"}`)
+	ask(404, "GET", "/versions/9/approval", "")
+	ask(200, "POST", "/versions/1/evaluations", `{"name": "night", "metrics": {"f1": 0.5}, "dataset": {"name": "d", "digest": "1"}}`)
+	ask(200, "GET", "/versions/1/evaluations", "")
+	k.refused(t, "POST", model+"/versions/1/evaluations", `{"name": "night", "metrics": {"f1": "NaN"}}`)
+	ask(404, "GET", "/versions/9/evaluations", "")
+	ask(200, "GET", "/evaluations?versions=1", "")
+	ask(404, "GET", "/evaluations?versions=9", "")
+	ask(200, "GET", "/lineage?version=1", "")
+	ask(400, "GET", "/lineage?alias=none", "")
+	ask(404, "GET", "/lineage?version=9", "")
 }
