@@ -3,6 +3,7 @@ package query
 import (
 	"context"
 	"math"
+	"runtime"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -26,27 +27,39 @@ const (
 
 // budget is what requests of a kind may use of ClickHouse.
 type budget struct {
-	requests int           // under way at a time; as many more wait, times waitersPerSlot
+	requests int           // under way at a time
+	waiting  int           // beside them
 	timeout  time.Duration // of a statement
 	memory   uint64        // of a statement, in bytes
 	threads  int           // of a statement
 	rows     uint64        // that a statement reads
 }
 
-// waitersPerSlot bounds the requests that wait for one that is under way.
+// waitersPerSlot bounds the requests that wait, for each of the configuration's
+// share that may be under way.
 const waitersPerSlot = 4
 
 // budgets divides what the configuration gives: each kind has slots of its own,
 // so that none waits for another, and those that read much have fewer, with fewer
-// threads, so that cores are left.
+// threads, so that cores are left: no more of a kind at a time than half the cores.
 func budgets(c Config) [kinds]budget {
 	part := func(of, divisor int) int { return max(1, of/divisor) }
 	heavy := func(divisor int) budget {
-		return budget{part(c.MaxRequests, divisor), c.Timeout, c.MaxMemory, part(c.MaxThreads, 2), 2_000_000_000}
+		slots := part(c.MaxRequests, divisor)
+		return budget{
+			requests: min(slots, part(runtime.GOMAXPROCS(0), 2)), waiting: waitersPerSlot * slots,
+			timeout: c.Timeout, memory: c.MaxMemory, threads: part(c.MaxThreads, 2), rows: 2_000_000_000,
+		}
+	}
+	light := func(threads int, rows uint64) budget {
+		return budget{
+			requests: c.MaxRequests, waiting: waitersPerSlot * c.MaxRequests,
+			timeout: c.Timeout, memory: c.MaxMemory, threads: threads, rows: rows,
+		}
 	}
 	return [kinds]budget{
-		kindSearch: {c.MaxRequests, c.Timeout, c.MaxMemory, c.MaxThreads, 1_000_000_000},
-		kindPoint:  {c.MaxRequests, c.Timeout, c.MaxMemory, part(c.MaxThreads, 2), 100_000_000},
+		kindSearch: light(c.MaxThreads, 1_000_000_000),
+		kindPoint:  light(part(c.MaxThreads, 2), 100_000_000),
 		kindSeries: heavy(4),
 		kindSweep:  heavy(8),
 		kindAudit:  heavy(4),
@@ -63,7 +76,7 @@ type profile struct {
 func newProfile(b budget) profile {
 	return profile{
 		slots: semaphore.NewWeighted(int64(b.requests)),
-		queue: semaphore.NewWeighted(int64(b.requests) * (1 + waitersPerSlot)),
+		queue: semaphore.NewWeighted(int64(b.requests + b.waiting)),
 		settings: clickhouse.Settings{
 			"max_execution_time":                   int(math.Ceil(b.timeout.Seconds())),
 			"timeout_overflow_mode":                "throw",
