@@ -495,6 +495,6 @@ type seriesFrame[X coordinate] struct {
 	From     X        `json:"from"`
 	To       X        `json:"to"`
 	Columns  int      `json:"columns"`
-	Width    uint64   `json:"column_width,omitempty"` // of an integral axis
-	MoreRuns bool     `json:"more_runs"`              // than max_runs
+	Width    uint64   `json:"column_width,omitzero"` // of an integral axis
+	MoreRuns bool     `json:"more_runs"`             // than max_runs
 }
