@@ -22,6 +22,7 @@ func banner(w io.Writer, p parts, embedded bool, addr net.Addr, dir string) {
   Tracking URI   %s
   Data           %s
   Health         %s/readyz
+  API            %s/api/v1/docs
 
   Point a training script at it:
 
@@ -30,5 +31,5 @@ func banner(w io.Writer, p parts, embedded bool, addr net.Addr, dir string) {
   or run the demo in another terminal:  make demo
   Stop with Ctrl-C.
 
-`, version, url, dir, url, url)
+`, version, url, dir, url, url, url)
 }

@@ -29,6 +29,7 @@ import (
 	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
 	"github.com/runledger/runledger/pkg/natsserver"
+	"github.com/runledger/runledger/pkg/openapi"
 	"github.com/runledger/runledger/services/ingest"
 	"github.com/runledger/runledger/services/projector"
 	"github.com/runledger/runledger/services/query"
@@ -194,6 +195,9 @@ func run(ctx context.Context, o options, p parts, embedded bool, stdout io.Write
 	e := httpapi.New(httpapi.Config{Logger: n.logger, Registry: n.registry, Checks: n.checks})
 	for _, register := range n.routes {
 		register(e)
+	}
+	if err := openapi.Register(e); err != nil {
+		return err
 	}
 	// The projector outlives the last request, which may wait for it.
 	projecting, stopProjector := context.WithCancel(context.WithoutCancel(ctx))

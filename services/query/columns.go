@@ -96,6 +96,27 @@ func (g grid[X]) column(st *statement) string {
 	return "toUInt32(least(" + last + ", floor((x / 2 - " + st.bindFloat(low/2) + ") / " + st.bindFloat(high/2-low/2) + " * " + st.bind("UInt32", g.columns) + ")))"
 }
 
+// between returns the condition that a step is in the columns from and up to, see
+// seriesTask.
+func (g grid[X]) between(st *statement, from, to uint64) string {
+	if to == 0 {
+		return ""
+	}
+	condition := ""
+	low, _ := any(g.from).(int64)
+	high, _ := any(g.to).(int64)
+	span := uint64(high) - uint64(low)
+	if behind := from * g.width; behind > span {
+		condition += " AND false" // the columns are as wide as a step, and more than there are steps
+	} else if from > 0 {
+		condition += " AND step >= " + st.bind("Int64", int64(uint64(low)+behind))
+	}
+	if behind := to * g.width; to < uint64(g.columns) && behind <= span {
+		condition += " AND step < " + st.bind("Int64", int64(uint64(low)+behind))
+	}
+	return condition
+}
+
 // seriesPoints returns the query for the points of a metric of runs in a part of
 // the axis: run_id, x, step, timestamp and value.
 func (r *seriesRequest) seriesPoints(st *statement, key string, runs []run, final bool) string {
@@ -186,20 +207,76 @@ func drawSeries[X coordinate](ec echo.Context, s *Service, req *seriesRequest, r
 	if err != nil {
 		return err
 	}
+	tasks := seriesTasks(extents, *req.Columns)
+	draw := drawTasks[X]
+	if len(extents) == 1 && !tasks[0].raw && req.X.Axis == axisStep && req.Smoothing == nil && g.columns >= connsPerRequest {
+		draw = drawParts[X]
+	}
+	if err := draw(ctx, s, req, tasks, g, out.item); err != nil {
+		return err
+	}
+	return out.end()
+}
+
+// drawTasks passes on series, two statements at a time.
+func drawTasks[X coordinate](ctx context.Context, s *Service, req *seriesRequest, tasks []seriesTask[X], g grid[X], item func(any) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(connsPerRequest)
-	for _, task := range seriesTasks(extents, *req.Columns) {
+	for _, task := range tasks {
 		group.Go(func() error {
 			if task.raw {
-				return rawSeries(ctx, s, req, task, out.item)
+				return rawSeries(ctx, s, req, task, item)
 			}
-			return gridSeries(ctx, s, req, task, g, out.item)
+			return gridSeries(ctx, s, req, task, g, func(c *columnSeries[X]) error { return item(c) })
+		})
+	}
+	return group.Wait()
+}
+
+// drawParts passes on the one series there is. Its columns are divided between the
+// statements: by steps, which are the order of the table, each reads its own part.
+func drawParts[X coordinate](ctx context.Context, s *Service, req *seriesRequest, tasks []seriesTask[X], g grid[X], item func(any) error) error {
+	var parts [connsPerRequest]*columnSeries[X]
+	group, ctx := errgroup.WithContext(ctx)
+	for i := range parts {
+		part := tasks[0]
+		part.from, part.to = uint64(i*g.columns/len(parts)), uint64((i+1)*g.columns/len(parts))
+		group.Go(func() error {
+			return gridSeries(ctx, s, req, part, g, func(c *columnSeries[X]) error {
+				parts[i] = c
+				return nil
+			})
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return out.end()
+	var all *columnSeries[X]
+	for _, part := range parts {
+		switch {
+		case part == nil:
+		case all == nil:
+			all = part
+		default:
+			all.add(part)
+		}
+	}
+	if all == nil {
+		return nil
+	}
+	return item(all)
+}
+
+// add appends the columns behind those of a series.
+func (c *columnSeries[X]) add(o *columnSeries[X]) {
+	c.Points += o.Points
+	c.Column, c.Count = append(c.Column, o.Column...), append(c.Count, o.Count...)
+	c.NaN, c.Infinity, c.NegInf = append(c.NaN, o.NaN...), append(c.Infinity, o.Infinity...), append(c.NegInf, o.NegInf...)
+	c.FirstX, c.LastX = append(c.FirstX, o.FirstX...), append(c.LastX, o.LastX...)
+	c.MinX, c.MaxX = append(c.MinX, o.MinX...), append(c.MaxX, o.MaxX...)
+	c.First, c.Last = append(c.First, o.First...), append(c.Last, o.Last...)
+	c.Min, c.Max = append(c.Min, o.Min...), append(c.Max, o.Max...)
+	c.Mean = append(c.Mean, o.Mean...)
 }
 
 // checkKeys returns RESOURCE_DOES_NOT_EXIST for a metric that none of the runs
@@ -236,6 +313,9 @@ func (s *Service) checkKeys(ctx context.Context, req *seriesRequest, runs []run)
 
 // seriesExtents returns the series that have points in the range.
 func seriesExtents[X coordinate](ctx context.Context, s *Service, req *seriesRequest, runs []run) ([]extent[X], error) {
+	if len(runs)*len(req.MetricKeys) == 1 && req.X.Axis == axisStep {
+		return stepExtent[X](ctx, s, req, runs[0])
+	}
 	byID := make(map[uuid.UUID]run, len(runs))
 	for _, r := range runs {
 		byID[r.id] = r
@@ -266,6 +346,26 @@ func seriesExtents[X coordinate](ctx context.Context, s *Service, req *seriesReq
 		})
 	}
 	return extents, group.Wait()
+}
+
+// stepExtent returns the one series by steps, if it has points in the range. Both
+// its ends are found by the order of the table, and its points are counted as far
+// as it matters for how it is drawn.
+func stepExtent[X coordinate](ctx context.Context, s *Service, req *seriesRequest, r run) ([]extent[X], error) {
+	var st statement
+	points := req.seriesPoints(&st, req.MetricKeys[0], []run{r}, false)
+	enough := st.bind("UInt64", rawPerColumn**req.Columns+1)
+	st.write("SELECT (SELECT count() FROM (", points, " LIMIT ", enough, ")),",
+		" (SELECT min(x) FROM (", points, " ORDER BY run_id, key, step LIMIT 1)),",
+		" (SELECT max(x) FROM (", points, " ORDER BY run_id DESC, key DESC, step DESC LIMIT 1))")
+	x := extent[X]{run: r, key: req.MetricKeys[0]}
+	err := s.db.each(ctx, &st, func(scan func(...any) error) error {
+		return scan(&x.points, scanTo(&x.low), scanTo(&x.high))
+	})
+	if err != nil || x.points == 0 {
+		return nil, err
+	}
+	return []extent[X]{x}, nil
 }
 
 // scanTo returns a place of the type that the driver fills.
@@ -314,6 +414,9 @@ type seriesTask[X coordinate] struct {
 	key  string
 	runs []run
 	raw  bool
+	// The columns from and up to, without that one; all of them when to is 0. Only
+	// for the axis of steps.
+	from, to uint64
 }
 
 // rawPerColumn is up to how many points a column has, on average, when a series
@@ -384,13 +487,13 @@ func rawSeries[X coordinate](ctx context.Context, s *Service, req *seriesRequest
 }
 
 // gridSeries passes on series by columns.
-func gridSeries[X coordinate](ctx context.Context, s *Service, req *seriesRequest, task seriesTask[X], g grid[X], item func(any) error) error {
+func gridSeries[X coordinate](ctx context.Context, s *Service, req *seriesRequest, task seriesTask[X], g grid[X], item func(*columnSeries[X]) error) error {
 	smoothed, err := smoothedColumns(ctx, s, req, task, g)
 	if err != nil {
 		return err
 	}
 	var st statement
-	points := req.inOrder(req.seriesPoints(&st, task.key, task.runs, true))
+	points := req.inOrder(req.seriesPoints(&st, task.key, task.runs, true) + g.between(&st, task.from, task.to))
 	st.write("SELECT run_id, c, count(), countIf(isNaN(value)), countIf(value = inf), countIf(value = -inf), countIf(finite) > 0,",
 		" anyIf(x, finite), anyIf(value, finite), anyLastIf(x, finite), anyLastIf(value, finite),",
 		" argMinIf(x, value, finite), minIf(value, finite), argMaxIf(x, value, finite), maxIf(value, finite), avgIf(value, finite)",
