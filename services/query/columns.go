@@ -8,7 +8,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
-	"golang.org/x/sync/errgroup"
 )
 
 // coordinate is the type of the places on an axis.
@@ -220,7 +219,7 @@ func drawSeries[X coordinate](ec echo.Context, s *Service, req *seriesRequest, r
 
 // drawTasks passes on series, two statements at a time.
 func drawTasks[X coordinate](ctx context.Context, s *Service, req *seriesRequest, tasks []seriesTask[X], g grid[X], item func(any) error) error {
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := newTasks(ctx)
 	group.SetLimit(connsPerRequest)
 	for _, task := range tasks {
 		group.Go(func() error {
@@ -237,7 +236,7 @@ func drawTasks[X coordinate](ctx context.Context, s *Service, req *seriesRequest
 // statements: by steps, which are the order of the table, each reads its own part.
 func drawParts[X coordinate](ctx context.Context, s *Service, req *seriesRequest, tasks []seriesTask[X], g grid[X], item func(any) error) error {
 	var parts [connsPerRequest]*columnSeries[X]
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := newTasks(ctx)
 	for i := range parts {
 		part := tasks[0]
 		part.from, part.to = uint64(i*g.columns/len(parts)), uint64((i+1)*g.columns/len(parts))
@@ -322,7 +321,7 @@ func seriesExtents[X coordinate](ctx context.Context, s *Service, req *seriesReq
 	}
 	var mu sync.Mutex
 	var extents []extent[X]
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := newTasks(ctx)
 	group.SetLimit(connsPerRequest)
 	for _, key := range req.MetricKeys {
 		group.Go(func() error {

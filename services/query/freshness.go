@@ -9,7 +9,6 @@ import (
 
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
@@ -87,7 +86,7 @@ func (f *freshness) ofExperiments(ctx context.Context) (eventlog.Position, error
 func (f *freshness) ofRuns(ctx context.Context, experimentIDs []uint64) ([]eventlog.Position, error) {
 	streams := f.log.RunStreams()
 	places := make([]eventlog.Position, len(streams)+1)
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := newTasks(ctx)
 	group.SetLimit(maxAsked)
 	for shard, stream := range streams {
 		places[shard].Stream = stream
@@ -133,7 +132,7 @@ func (f *freshness) ofRuns(ctx context.Context, experimentIDs []uint64) ([]event
 func (f *freshness) ofShards(ctx context.Context) ([]eventlog.Position, error) {
 	streams := f.log.RunStreams()
 	places := make([]eventlog.Position, len(streams))
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := newTasks(ctx)
 	group.SetLimit(maxAsked)
 	for shard, stream := range streams {
 		places[shard].Stream = stream
@@ -153,7 +152,7 @@ func (f *freshness) await(ec echo.Context, places ...eventlog.Position) (fresh b
 	ctx, cancel := context.WithTimeout(request, f.bound)
 	defer cancel()
 	begin := time.Now()
-	var group errgroup.Group
+	group, ctx := newTasks(ctx)
 	for _, p := range places {
 		group.Go(func() error { return f.reader.Wait(ctx, p.Stream, p.Seq) })
 	}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/filter"
@@ -289,7 +288,7 @@ func (s *Service) fetch(ctx context.Context, runs []run) (full []mlflow.Run, too
 	}
 	// The statements fill different fields.
 	var tooManyMetrics, tooManyAttributes, tooManyDatasets, tooManyModels bool
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := newTasks(ctx)
 	group.SetLimit(connsPerRequest)
 	group.Go(func() (err error) {
 		tooManyMetrics, err = s.db.some(ctx, from("key, value, timestamp, step", "latest_metrics"), limit, func(scan func(...any) error) error {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/runledger/runledger/pkg/mlflow"
 )
@@ -333,7 +332,7 @@ func (s *Service) sweepTop(ec echo.Context) error {
 // reachAll returns what the runs reached of several objectives.
 func (s *Service) reachAll(ctx context.Context, runs []run, objectives []objective) ([]map[uuid.UUID]reached, error) {
 	all := make([]map[uuid.UUID]reached, len(objectives))
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := newTasks(ctx)
 	group.SetLimit(connsPerRequest)
 	for i := range objectives {
 		group.Go(func() (err error) {
