@@ -200,8 +200,12 @@ func drawSeries[X coordinate](ec echo.Context, s *Service, req *seriesRequest, r
 		return invalid("columns", "%d series of %d columns are more than %d: ask for fewer columns, runs or keys", n, *req.Columns, maxSeriesCells)
 	}
 	g := gridOf(req, extents)
-	out := seriesAnswer{answer: newAnswer(ec, "series")}
-	out.answer.empty = true
+	out, err := newSeriesAnswer(ec, req, seriesFrame[X]{
+		Axis: req.X.Axis, From: g.from, To: g.to, Columns: g.columns, Width: g.width, MoreRuns: more,
+	})
+	if err != nil {
+		return err
+	}
 	tasks := seriesTasks(extents, *req.Columns)
 	draw := drawTasks[X]
 	if len(extents) == 1 && !tasks[0].raw && req.X.Axis == axisStep && req.Smoothing == nil && g.columns >= connsPerRequest {
@@ -210,9 +214,7 @@ func drawSeries[X coordinate](ec echo.Context, s *Service, req *seriesRequest, r
 	if err := draw(ctx, s, req, tasks, g, out.item); err != nil {
 		return err
 	}
-	return out.answer.endWith("frame", seriesFrame[X]{
-		Axis: req.X.Axis, From: g.from, To: g.to, Columns: g.columns, Width: g.width, MoreRuns: more,
-	})
+	return out.end()
 }
 
 // drawTasks passes on series, two statements at a time.
@@ -550,17 +552,43 @@ func orNull[T any](there bool, v T) *T {
 	return &v
 }
 
+// seriesWriter writes series to a client in one format, and the frame.
+type seriesWriter interface {
+	item(v any) error // a *pointSeries or a *columnSeries
+	end() error
+}
+
 // seriesAnswer writes series to a client, in any order.
 type seriesAnswer struct {
-	mu     sync.Mutex
-	answer *answer
+	mu sync.Mutex
+	seriesWriter
+}
+
+// newSeriesAnswer returns an answer in the format that the client asks for.
+func newSeriesAnswer[X coordinate](ec echo.Context, req *seriesRequest, frame seriesFrame[X]) (*seriesAnswer, error) {
+	ec.Response().Header().Add(echo.HeaderVary, echo.HeaderAccept)
+	if prefersArrow(ec.Request().Header) {
+		w, err := newArrowSeries(ec, req, frame)
+		return &seriesAnswer{seriesWriter: w}, err
+	}
+	list := newAnswer(ec, "series")
+	list.empty = true
+	return &seriesAnswer{seriesWriter: jsonSeries[X]{list, frame}}, nil
 }
 
 func (a *seriesAnswer) item(v any) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.answer.item(v)
+	return a.seriesWriter.item(v)
 }
+
+// jsonSeries writes series as JSON.
+type jsonSeries[X coordinate] struct {
+	*answer
+	frame seriesFrame[X]
+}
+
+func (j jsonSeries[X]) end() error { return j.endWith("frame", j.frame) }
 
 // seriesFrame is what the answer says of its columns: what was drawn over, from
 // where to where, and how wide each is.

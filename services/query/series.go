@@ -59,25 +59,28 @@ type seriesRange struct {
 	before *axisValue // instead of To, and not included
 }
 
-// axisValue is a place on an axis: an int64 where the axis is integral.
+// axisValue is a place on an axis: an int64 where the axis is integral. The
+// number is NaN for what is no number of 64 bits.
 type axisValue struct {
 	number float64
 	exact  *int64
 }
 
-// UnmarshalJSONFrom reads a number, of which it keeps what a double cannot.
+// UnmarshalJSONFrom reads any value, so that checkRange can say what was wanted;
+// of a number it keeps what a double cannot.
 func (v *axisValue) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
-	t, err := dec.ReadToken()
+	text, err := dec.ReadValue()
 	if err != nil {
 		return err
 	}
-	if t.Kind() != jsontext.KindNumber {
-		return strconv.ErrSyntax
+	v.number = math.NaN()
+	if text.Kind() != jsontext.KindNumber {
+		return nil
 	}
-	if v.number, err = t.Float(); err != nil {
-		return err
+	if f, err := strconv.ParseFloat(string(text), 64); err == nil {
+		v.number = f
 	}
-	if n, err := strconv.ParseInt(t.String(), 10, 64); err == nil {
+	if n, err := strconv.ParseInt(string(text), 10, 64); err == nil {
 		v.exact = &n
 	}
 	return nil
@@ -141,11 +144,12 @@ func (r *seriesRequest) checkRange() error {
 		r.Range = &seriesRange{}
 	}
 	from, to := r.Range.From, r.Range.To
-	if r.X.Axis != axisMetric {
-		for name, end := range map[string]*axisValue{"range.from": from, "range.to": to} {
-			if end != nil && end.exact == nil {
-				return invalid(name, "want an integer of 64 bits on this axis")
-			}
+	for name, end := range map[string]*axisValue{"range.from": from, "range.to": to} {
+		if end != nil && end.exact == nil && r.X.Axis != axisMetric {
+			return invalid(name, "want an integer of 64 bits on this axis")
+		}
+		if end != nil && math.IsNaN(end.number) {
+			return invalid(name, "want a number that a double can hold")
 		}
 	}
 	if from != nil && to != nil && (from.number > to.number || from.exact != nil && to.exact != nil && *from.exact > *to.exact) {
@@ -314,5 +318,5 @@ func (n number) MarshalJSONTo(enc *jsontext.Encoder) error {
 
 // noSuchMetric is the answer when none of the runs has a metric.
 func noSuchMetric(key string) error {
-	return apierr.Errorf(apierr.ResourceDoesNotExist, "None of the runs has a metric '%s'", key)
+	return apierr.Errorf(apierr.ResourceDoesNotExist, "None of the runs has a metric '%.200s'", key)
 }

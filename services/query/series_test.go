@@ -503,6 +503,9 @@ func TestSeriesOverAnotherMetric(t *testing.T) {
 	if fmt.Sprint(s.Column) != "[0 1 2 3]" || s.Points != 50 || fmt.Sprintf("%s", s.First) != "[98 72 48 24]" || fmt.Sprintf("%s", s.LastX) != "[-18.5 -12.5 -6.5 0]" {
 		t.Errorf("%+v", s)
 	}
+	if _, ok := decode[struct{ Frame map[string]any }](t, f.postV1("/series", body)).Frame["column_width"]; ok {
+		t.Error("the columns of a float axis have a width in integers")
+	}
 	if string(got.Frame.From) != "-24.5" || string(got.Frame.To) != "0" || got.Frame.Axis != "metric" {
 		t.Errorf("%+v", got.Frame)
 	}
@@ -568,10 +571,134 @@ func TestSeriesRefuses(t *testing.T) {
 		{`{"experiment_ids":["1"],"max_runs":1001,"metric_keys":["loss"]}`, "Invalid value for field 'max_runs': want 1 to 1000"},
 		{`{"experiment_ids":["1"],"filter":"x","metric_keys":["loss"]}`, "Invalid"},
 		{`{"run_ids":["` + strings.Repeat("x", 1<<20) + `"]}`, "The request body must be at most 1048576 bytes."},
+		{`{` + ids + `,"metric_keys":["loss"],"columns":-1}`, "Invalid value for field 'columns': want 1 to 4000"},
+		{`{` + ids + `,"metric_keys":["loss"],"columns":99999999999999999999}`, "Invalid value for field 'columns': want an integer"},
+		{`{` + ids + `,"metric_keys":["loss"],"columns":1,"columns":2}`, "The request body is not valid JSON, at byte "},
+		{`{` + ids + `,"metric_keys":["loss"]} x`, "The request body is not valid JSON, at byte "},
+		{`{` + ids + `,"metric_keys":["loss"` + strings.Repeat(`,"loss"`, 50) + `]}`, "Invalid value for field 'metric_keys': want 1 to 50 keys"},
+		{`{` + ids + `,"metric_keys":["loss"],"range":5}`, "Invalid value for field 'range': want an object"},
+		{`{` + ids + `,"metric_keys":["loss"],"range":{"form":1}}`, "Unknown field 'range.form' in the request body."},
+		{`{` + ids + `,"metric_keys":["loss"],"range":{"from":NaN}}`, "The request body is not valid JSON, at byte "},
+		{`{` + ids + `,"metric_keys":["loss"],"range":{"from":"NaN"}}`, "Invalid value for field 'range.from': want an integer of 64 bits"},
+		{`{` + ids + `,"metric_keys":["loss"],"range":{"from":-9223372036854775809}}`, "Invalid value for field 'range.from': want an integer of 64 bits"},
+		{`{` + ids + `,"metric_keys":["loss"],"x":{"axis":"metric","metric_key":"loss"},"range":{"to":"NaN"}}`, "Invalid value for field 'range.to': want a number that a double can hold"},
+		{`{` + ids + `,"metric_keys":["loss"],"x":{"axis":"metric","metric_key":"loss"},"range":{"to":1e999}}`, "Invalid value for field 'range.to': want a number that a double can hold"},
+		{`{` + ids + `,"metric_keys":["loss"],"x":{"axis":"metric","metric_key":"loss"},"range":{"from":1e308,"to":-1e308}}`, "Invalid value for field 'range': from is after to"},
+		{`{` + ids + `,"metric_keys":["loss"],"x":{"axis":"step","metric_key":"loss"}}`, "Invalid value for field 'x.metric_key'"},
+		{`{` + ids + `,"metric_keys":["loss"],"smoothing":{}}`, "Invalid value for field 'smoothing.method': want ema or mean"},
+		{`{` + ids + `,"metric_keys":["loss"],"smoothing":{"method":"ema","weight":"NaN"}}`, "Invalid value for field 'smoothing.weight': want a number"},
+		{`{` + ids + `,"metric_keys":["loss"],"smoothing":{"method":"ema","weight":-0.1}}`, "Invalid value for field 'smoothing.weight': want a number from 0"},
+		{`{` + ids + `,"metric_keys":["loss"],"smoothing":{"method":"mean","points":0}}`, "Invalid value for field 'smoothing.points': want 1 to 1000"},
+		{`{"run_ids":["` + run.id + strings.Repeat(`","`+run.id, 1000) + `"],"metric_keys":["loss"]}`, "Invalid value for field 'run_ids': want at most 1000 runs"},
+		{`{"experiment_ids":["1"],"max_runs":0,"metric_keys":["loss"]}`, "Invalid value for field 'max_runs': want 1 to 1000"},
+		{`{"experiment_ids":["-1"],"metric_keys":["loss"]}`, "Invalid experiment ID '-1'"},
+		{`{"experiment_ids":["1"],"order_by":["x"],"metric_keys":["loss"]}`, "Invalid attribute key 'x'"},
+		{`{"experiment_ids":["1"],"filter":"` + strings.Repeat("(", 1<<16+1) + `","metric_keys":["loss"]}`, "Invalid filter: 65537 bytes long, the limit is 65536"},
+		{strings.Repeat("[", 100_000), "Invalid value for field '': want an object."},
 	} {
 		wantError(t, f.postV1("/series", c.body), http.StatusBadRequest, "INVALID_PARAMETER_VALUE", c.want)
 	}
+	long := strings.Repeat("k", 100_000)
+	w := f.postV1("/series", `{`+ids+`,"metric_keys":["`+long+`"]}`)
+	wantError(t, w, http.StatusNotFound, "RESOURCE_DOES_NOT_EXIST", "None of the runs has a metric 'kkk")
+	if w.Body.Len() > 1000 {
+		t.Errorf("an answer of %d bytes to an unknown key", w.Body.Len())
+	}
+	wantError(t, f.postV1("/series", `{"run_ids":["\u0000"],"metric_keys":["loss"]}`), http.StatusNotFound, "RESOURCE_DOES_NOT_EXIST", "Run with id=\x00 not found")
+	wantError(t, f.postV1("/series", `{"experiment_ids":["77"],"metric_keys":["loss"]}`), http.StatusNotFound, "RESOURCE_DOES_NOT_EXIST", "None of the runs has a metric 'loss'")
 	wantError(t, f.postV1("/series", `{"run_ids":["x"],"metric_keys":["loss"]}`), http.StatusNotFound, "RESOURCE_DOES_NOT_EXIST", "Run with id=x not found")
 	wantError(t, f.postV1("/series", `{"run_ids":["`+newRunID()+`"],"metric_keys":["loss"]}`), http.StatusNotFound, "RESOURCE_DOES_NOT_EXIST", "Run with id=")
 	wantError(t, f.postV1("/series", `{`+ids+`,"metric_keys":["loss","none"]}`), http.StatusNotFound, "RESOURCE_DOES_NOT_EXIST", "None of the runs has a metric 'none'")
+}
+
+// The steps at both ends of int64 are found, by either end of a range too.
+func TestSeriesAtTheEndsOfInt64(t *testing.T) {
+	f := newFixture(t)
+	f.project()
+	run := f.insert(testRun{experiment: 1, metrics: []point{{key: "loss"}}})[0]
+	f.insertPoints(run.id, point{key: "loss", step: math.MinInt64, value: 1}, point{key: "loss", value: 2}, point{key: "loss", step: math.MaxInt64, value: 3})
+	for _, c := range []struct {
+		from, to any
+		columns  int
+		want     string
+	}{
+		{nil, nil, 4000, "[1 2 3]"},
+		{math.MinInt64, math.MaxInt64, 2, "[1 2 3]"},
+		{math.MinInt64, math.MaxInt64, 1, "[1] to [3]"},
+		{nil, nil, 1, "[1] to [3]"},
+		{math.MaxInt64, nil, 4000, "[3]"},
+		{math.MaxInt64, math.MaxInt64, 1, "[3]"},
+		{nil, math.MinInt64, 1, "[1]"},
+		{math.MinInt64, math.MaxInt64 - 1, 2, "[1 2]"},
+	} {
+		body := map[string]any{"run_ids": []string{run.id}, "metric_keys": []string{"loss"}, "columns": c.columns, "range": map[string]any{"from": c.from, "to": c.to}}
+		s := decode[wireSeriesAnswer](t, f.postV1("/series", body)).Series[0]
+		got := fmt.Sprintf("%s", s.Y)
+		if len(s.Y) == 0 {
+			got = fmt.Sprintf("%s to %s", s.First, s.Last)
+		}
+		if got != c.want {
+			t.Errorf("from %v to %v by %d columns: %s, want %s", c.from, c.to, c.columns, got, c.want)
+		}
+	}
+}
+
+// More columns than an answer may have are refused, whatever they are of.
+func TestSeriesOfTooManyColumns(t *testing.T) {
+	f := newFixture(t)
+	f.project()
+	var keys []string
+	var points []point
+	for i := range 50 {
+		keys = append(keys, fmt.Sprint("m", i))
+		points = append(points, point{key: keys[i]})
+	}
+	var ids []string
+	for range 11 {
+		run := f.insert(testRun{experiment: 1, metrics: points})[0]
+		f.insertPoints(run.id, points...)
+		ids = append(ids, run.id)
+	}
+	body := map[string]any{"run_ids": ids, "metric_keys": keys, "columns": 4000}
+	wantError(t, f.postV1("/series", body), http.StatusBadRequest, "INVALID_PARAMETER_VALUE",
+		"Invalid value for field 'columns': 550 series of 4000 columns are more than 2000000")
+	body["run_ids"] = ids[1:]
+	if got := decode[wireSeriesAnswer](t, f.postV1("/series", body)); len(got.Series) != 500 {
+		t.Errorf("%d series", len(got.Series))
+	}
+}
+
+// A filter that a million runs match gives so many of them as were asked for,
+// and says that there are more.
+func TestSeriesOfAMillionRuns(t *testing.T) {
+	f := newFixture(t)
+	f.project()
+	manyRuns(f, 1, 1_000_000, 1)
+	if err := f.conn.Exec(t.Context(), `INSERT INTO metrics (run_id, key, step, timestamp, value, shard, seq, idx)
+		SELECT run_id, key, step, timestamp, value, shard, seq, 0 FROM latest_metrics FINAL`); err != nil {
+		t.Fatal(err)
+	}
+	body := map[string]any{"experiment_ids": []string{"1"}, "metric_keys": []string{"m0"}, "filter": "params.p0 != 'x'", "order_by": []string{"metrics.m0 DESC"}}
+	if got := decode[wireSeriesAnswer](t, f.postV1("/series", body)); len(got.Series) != 100 || !got.Frame.MoreRuns {
+		t.Errorf("%d series, more %v", len(got.Series), got.Frame.MoreRuns)
+	}
+	body["max_runs"] = 3
+	var want, values []float64
+	if err := f.conn.QueryRow(t.Context(), "SELECT arraySlice(arrayReverseSort(groupArray(value)), 1, 3) FROM metrics").Scan(&want); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range decode[wireSeriesAnswer](t, f.postV1("/series", body)).Series {
+		var value float64
+		if err := json.Unmarshal(s.Y[0], &value); err != nil {
+			t.Fatal(err)
+		}
+		values = append(values, value)
+	}
+	slices.Sort(values)
+	slices.Reverse(values)
+	if !slices.Equal(values, want) {
+		t.Errorf("the greatest are %v, want %v", values, want)
+	}
+	body["max_runs"] = 1001
+	wantError(t, f.postV1("/series", body), http.StatusBadRequest, "INVALID_PARAMETER_VALUE", "Invalid value for field 'max_runs': want 1 to 1000")
 }
