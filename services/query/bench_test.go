@@ -78,6 +78,55 @@ func BenchmarkSearchRuns(b *testing.B) {
 			}
 		})
 	}
+	// What any answer to filtered100 has to read and sort.
+	b.Run("filtered100/bare", func(b *testing.B) {
+		for b.Loop() {
+			if err := f.conn.Exec(b.Context(), `SELECT run_id FROM latest_metrics WHERE experiment_id = 1 AND key = 'm5' AND value > 0.9 AND run_id IN (
+				SELECT run_id FROM run_attributes WHERE experiment_id = 1 AND kind = 'parameter' AND key = 'p3' AND value = '3'
+			) ORDER BY value DESC LIMIT 100 FORMAT Null`); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkCatalogue pages through what 100,000 runs have, of 2000 keys 20 each.
+func BenchmarkCatalogue(b *testing.B) {
+	f := newFixture(b)
+	f.project()
+	f.insertExperiments(testExperiment{id: 1})
+	manyRuns(f, 1, benchRuns, 1)
+	if err := f.conn.Exec(b.Context(), `INSERT INTO latest_metrics (experiment_id, key, run_id, step, timestamp, value, shard, seq)
+		SELECT 1, concat('metric/', toString((number * 20 + k) % 2000)), reinterpretAsUUID(sipHash128(number)), 10, 1, sipHash64(number, k) / 1e19, number % 4, number
+		FROM numbers(100000) ARRAY JOIN range(20) AS k`); err != nil {
+		b.Fatal(err)
+	}
+	path := "/api/v1/experiments/1/catalogue"
+	for _, c := range []struct {
+		name string
+		args []string
+	}{
+		{"first100", []string{"kind", "metrics", "max_results", "100"}},
+		{"prefix", []string{"kind", "metrics", "prefix", "metric/199"}},
+		{"parameters", []string{"kind", "parameters"}},
+		{"all2000", []string{"kind", "metrics", "max_results", "1000"}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			for b.Loop() {
+				if w := f.do(f.request(path, c.args...)); w.Code != 200 {
+					b.Fatal(w.Body)
+				}
+			}
+		})
+	}
+	b.Run("first100/bare", func(b *testing.B) {
+		for b.Loop() {
+			if err := f.conn.Exec(b.Context(), `SELECT key, count(), min(value), max(value) FROM latest_metrics WHERE experiment_id = 1
+				GROUP BY key ORDER BY key LIMIT 100 SETTINGS optimize_aggregation_in_order = 1 FORMAT Null`); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
 
 // The time of a page must not depend on where it is in the series.

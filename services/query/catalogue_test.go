@@ -5,7 +5,6 @@ import (
 	"math"
 	"net/http"
 	"slices"
-	"strconv"
 	"testing"
 )
 
@@ -115,23 +114,4 @@ func TestCataloguePages(t *testing.T) {
 	wantError(t, f.do(f.request("/api/v1/experiments/x/catalogue")), http.StatusNotFound, "RESOURCE_DOES_NOT_EXIST", "No Experiment with id=x exists")
 	wantError(t, f.do(f.request("/api/v1/experiments/1/catalogue", "kind", "runs")), http.StatusBadRequest, "INVALID_PARAMETER_VALUE", "Invalid value 'runs' for parameter 'kind'")
 	wantError(t, f.do(f.request("/api/v1/experiments/1/catalogue", "max_results", "1001")), http.StatusBadRequest, "INVALID_PARAMETER_VALUE", "Invalid value '1001' for parameter 'max_results'")
-}
-
-func BenchmarkCatalogue(b *testing.B) {
-	f := newFixture(b)
-	f.project()
-	f.insertExperiments(testExperiment{id: 1})
-	const keys = 100
-	manyRuns(f, 1, benchRuns, keys)
-	for _, kind := range []string{"metrics", "parameters"} {
-		for _, n := range []int{1, 10, keys} {
-			b.Run(kind+strconv.Itoa(n), func(b *testing.B) {
-				for b.Loop() {
-					if w := f.do(f.request("/api/v1/experiments/1/catalogue", "kind", kind, "max_results", strconv.Itoa(n))); w.Code != 200 {
-						b.Fatal(w.Body)
-					}
-				}
-			})
-		}
-	}
 }
