@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
+
+	"github.com/runledger/runledger/pkg/httpapi"
 )
 
 // coordinate is the type of the places on an axis.
@@ -197,7 +199,7 @@ func drawSeries[X coordinate](ec echo.Context, s *Service, req *seriesRequest, r
 		return err
 	}
 	if n := len(extents); n**req.Columns > maxSeriesCells {
-		return invalid("columns", "%d series of %d columns are more than %d: ask for fewer columns, runs or keys", n, *req.Columns, maxSeriesCells)
+		return httpapi.InvalidField("columns", "%d series of %d columns are more than %d: ask for fewer columns, runs or keys", n, *req.Columns, maxSeriesCells)
 	}
 	g := gridOf(req, extents)
 	out, err := newSeriesAnswer(ec, req, seriesFrame[X]{

@@ -10,6 +10,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
@@ -65,14 +66,14 @@ type comparedValue struct {
 // compareRuns answers POST /api/v1/runs/compare.
 func (s *Service) compareRuns(ec echo.Context) error {
 	var req compareRequest
-	if err := decodeBody(ec, &req); err != nil {
+	if err := httpapi.DecodeBody(ec, &req); err != nil {
 		return err
 	}
 	switch {
 	case len(req.RunIDs) > maxComparedRuns:
-		return invalid("run_ids", "want at most %d runs", maxComparedRuns)
+		return httpapi.InvalidField("run_ids", "want at most %d runs", maxComparedRuns)
 	case req.MaxRuns != nil && *req.MaxRuns > maxComparedRuns:
-		return invalid("max_runs", "want 1 to %d", maxComparedRuns)
+		return httpapi.InvalidField("max_runs", "want 1 to %d", maxComparedRuns)
 	}
 	if err := req.check(); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
@@ -109,10 +110,10 @@ func (r *seriesRequest) check() error {
 		return err
 	}
 	if len(r.MetricKeys) == 0 || len(r.MetricKeys) > maxSeriesKeys {
-		return invalid("metric_keys", "want 1 to %d keys", maxSeriesKeys)
+		return httpapi.InvalidField("metric_keys", "want 1 to %d keys", maxSeriesKeys)
 	}
 	if slices.Contains(r.MetricKeys, "") {
-		return invalid("metric_keys", "a key is empty")
+		return httpapi.InvalidField("metric_keys", "a key is empty")
 	}
 	slices.Sort(r.MetricKeys)
 	r.MetricKeys = slices.Compact(r.MetricKeys)
@@ -121,10 +122,10 @@ func (r *seriesRequest) check() error {
 		r.X.Axis = axisStep
 	case axisStep, axisTime, axisRelative, axisMetric:
 	default:
-		return invalid("x.axis", "want step, time, relative_time or metric")
+		return httpapi.InvalidField("x.axis", "want step, time, relative_time or metric")
 	}
 	if (r.X.Axis == axisMetric) != (r.X.MetricKey != "") {
-		return invalid("x.metric_key", "it goes with the axis metric, and only with it")
+		return httpapi.InvalidField("x.metric_key", "it goes with the axis metric, and only with it")
 	}
 	if err := r.checkRange(); err != nil {
 		return err
@@ -134,7 +135,7 @@ func (r *seriesRequest) check() error {
 		r.Columns = &columns
 	}
 	if *r.Columns < 1 || *r.Columns > maxColumns {
-		return invalid("columns", "want 1 to %d", maxColumns)
+		return httpapi.InvalidField("columns", "want 1 to %d", maxColumns)
 	}
 	return r.Smoothing.check()
 }
@@ -146,14 +147,14 @@ func (r *seriesRequest) checkRange() error {
 	from, to := r.Range.From, r.Range.To
 	for name, end := range map[string]*axisValue{"range.from": from, "range.to": to} {
 		if end != nil && end.exact == nil && r.X.Axis != axisMetric {
-			return invalid(name, "want an integer of 64 bits on this axis")
+			return httpapi.InvalidField(name, "want an integer of 64 bits on this axis")
 		}
 		if end != nil && math.IsNaN(end.number) {
-			return invalid(name, "want a number that a double can hold")
+			return httpapi.InvalidField(name, "want a number that a double can hold")
 		}
 	}
 	if from != nil && to != nil && (from.number > to.number || from.exact != nil && to.exact != nil && *from.exact > *to.exact) {
-		return invalid("range", "from is after to")
+		return httpapi.InvalidField("range", "from is after to")
 	}
 	return nil
 }
@@ -164,20 +165,20 @@ func (s *smoothing) check() error {
 		return nil
 	case s.Method == methodEMA:
 		if s.Weight == nil || !(*s.Weight >= 0 && *s.Weight < 1) {
-			return invalid("smoothing.weight", "want a number from 0 to less than 1")
+			return httpapi.InvalidField("smoothing.weight", "want a number from 0 to less than 1")
 		}
 		if s.Points != nil {
-			return invalid("smoothing.points", "it goes with the method mean")
+			return httpapi.InvalidField("smoothing.points", "it goes with the method mean")
 		}
 	case s.Method == methodMean:
 		if s.Points == nil || *s.Points < 1 || *s.Points > maxSeriesWindow {
-			return invalid("smoothing.points", "want 1 to %d", maxSeriesWindow)
+			return httpapi.InvalidField("smoothing.points", "want 1 to %d", maxSeriesWindow)
 		}
 		if s.Weight != nil {
-			return invalid("smoothing.weight", "it goes with the method ema")
+			return httpapi.InvalidField("smoothing.weight", "it goes with the method ema")
 		}
 	default:
-		return invalid("smoothing.method", "want ema or mean")
+		return httpapi.InvalidField("smoothing.method", "want ema or mean")
 	}
 	return nil
 }
@@ -185,18 +186,18 @@ func (s *smoothing) check() error {
 func (r *runSelection) check() error {
 	switch {
 	case len(r.RunIDs) == 0 && len(r.ExperimentIDs) == 0:
-		return invalid("run_ids", "name runs, or experiments in experiment_ids")
+		return httpapi.InvalidField("run_ids", "name runs, or experiments in experiment_ids")
 	case len(r.RunIDs) > 0 && (len(r.ExperimentIDs) > 0 || r.Filter != "" || len(r.OrderBy) > 0 || r.MaxRuns != nil):
-		return invalid("run_ids", "it does not go with experiment_ids, filter, order_by or max_runs")
+		return httpapi.InvalidField("run_ids", "it does not go with experiment_ids, filter, order_by or max_runs")
 	case len(r.RunIDs) > maxSeriesRuns:
-		return invalid("run_ids", "want at most %d runs", maxSeriesRuns)
+		return httpapi.InvalidField("run_ids", "want at most %d runs", maxSeriesRuns)
 	}
 	if r.MaxRuns == nil {
 		most := defaultMaxRuns
 		r.MaxRuns = &most
 	}
 	if *r.MaxRuns < 1 || *r.MaxRuns > maxSeriesRuns {
-		return invalid("max_runs", "want 1 to %d", maxSeriesRuns)
+		return httpapi.InvalidField("max_runs", "want 1 to %d", maxSeriesRuns)
 	}
 	return nil
 }
@@ -281,7 +282,7 @@ func (s *Service) runsByID(ctx context.Context, ids []string, fresh bool) ([]run
 // answerSeries answers POST /api/v1/series.
 func (s *Service) answerSeries(ec echo.Context) error {
 	var req seriesRequest
-	if err := decodeBody(ec, &req); err != nil {
+	if err := httpapi.DecodeBody(ec, &req); err != nil {
 		return err
 	}
 	if err := req.check(); err != nil {

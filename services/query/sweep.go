@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
 
+	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
@@ -36,14 +37,14 @@ func (a attribute) split() (kind, key string, ok bool) {
 
 func checkAttributes(field string, names []attribute, most int) error {
 	if len(names) > most {
-		return invalid(field, "want at most %d names", most)
+		return httpapi.InvalidField(field, "want at most %d names", most)
 	}
 	for i, a := range names {
 		if _, _, ok := a.split(); !ok {
-			return invalid(field+"."+strconv.Itoa(i), "want params.<key> or tags.<key>")
+			return httpapi.InvalidField(field+"."+strconv.Itoa(i), "want params.<key> or tags.<key>")
 		}
 		if slices.Contains(names[:i], a) {
-			return invalid(field+"."+strconv.Itoa(i), "it is there twice")
+			return httpapi.InvalidField(field+"."+strconv.Itoa(i), "it is there twice")
 		}
 	}
 	return nil
@@ -66,13 +67,13 @@ func (o *objective) check(field string) error {
 	}
 	switch {
 	case o.MetricKey == "":
-		return invalid(field+".metric_key", "name a metric")
+		return httpapi.InvalidField(field+".metric_key", "name a metric")
 	case !slices.Contains([]string{"last", "min", "max", "step"}, o.At):
-		return invalid(field+".at", "want last, min, max or step")
+		return httpapi.InvalidField(field+".at", "want last, min, max or step")
 	case (o.At == "step") != (o.Step != nil):
-		return invalid(field+".step", "it goes with at step, and only with it")
+		return httpapi.InvalidField(field+".step", "it goes with at step, and only with it")
 	case o.Goal != "minimize" && o.Goal != "maximize":
-		return invalid(field+".goal", "want minimize or maximize")
+		return httpapi.InvalidField(field+".goal", "want minimize or maximize")
 	}
 	return nil
 }
@@ -166,7 +167,7 @@ func (s *Service) attributes(ctx context.Context, runs []run, names []attribute)
 		return err
 	})
 	if err == nil && more {
-		err = invalid("run_ids", "the runs have more than %d parameters: select fewer runs, or name parameters", maxFetchedRows)
+		err = httpapi.InvalidField("run_ids", "the runs have more than %d parameters: select fewer runs, or name parameters", maxFetchedRows)
 	}
 	return values, err
 }
@@ -276,7 +277,7 @@ type topRun struct {
 // group.
 func (s *Service) sweepTop(ec echo.Context) error {
 	var req topRequest
-	if err := decodeBody(ec, &req); err != nil {
+	if err := httpapi.DecodeBody(ec, &req); err != nil {
 		return err
 	}
 	if err := req.check(); err != nil {
@@ -293,7 +294,7 @@ func (s *Service) sweepTop(ec echo.Context) error {
 		k = *req.K
 	}
 	if k < 1 || k > maxTop {
-		return invalid("k", "want 1 to %d", maxTop)
+		return httpapi.InvalidField("k", "want 1 to %d", maxTop)
 	}
 	runs, more, leave, err := s.selectRuns(ec, &req.runSelection)
 	if err != nil {
@@ -345,7 +346,7 @@ func (s *Service) reachAll(ctx context.Context, runs []run, objectives []objecti
 
 func checkObjectives(objectives []objective, least int) error {
 	if len(objectives) < least || len(objectives) > maxObjectives {
-		return invalid("objectives", "want %d to %d objectives", least, maxObjectives)
+		return httpapi.InvalidField("objectives", "want %d to %d objectives", least, maxObjectives)
 	}
 	for i := range objectives {
 		if err := objectives[i].check("objectives." + strconv.Itoa(i)); err != nil {
@@ -371,7 +372,7 @@ type paretoRun struct {
 // sweepPareto answers POST /api/v1/sweeps/pareto.
 func (s *Service) sweepPareto(ec echo.Context) error {
 	var req paretoRequest
-	if err := decodeBody(ec, &req); err != nil {
+	if err := httpapi.DecodeBody(ec, &req); err != nil {
 		return err
 	}
 	if err := req.check(); err != nil {

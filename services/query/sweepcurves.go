@@ -4,6 +4,8 @@ import (
 	"strconv"
 
 	"github.com/labstack/echo/v4"
+
+	"github.com/runledger/runledger/pkg/httpapi"
 )
 
 const maxQuantiles = 9
@@ -34,7 +36,7 @@ type curve struct {
 
 func (r *curvesRequest) check() error {
 	if r.Smoothing != nil {
-		return invalid("smoothing", "curves of groups are not smoothed")
+		return httpapi.InvalidField("smoothing", "curves of groups are not smoothed")
 	}
 	if err := r.seriesRequest.check(); err != nil {
 		return err
@@ -46,11 +48,11 @@ func (r *curvesRequest) check() error {
 		r.Quantiles = []float64{0.25, 0.5, 0.75}
 	}
 	if len(r.Quantiles) > maxQuantiles {
-		return invalid("quantiles", "want at most %d", maxQuantiles)
+		return httpapi.InvalidField("quantiles", "want at most %d", maxQuantiles)
 	}
 	for i, q := range r.Quantiles {
 		if !(q >= 0 && q <= 1) {
-			return invalid("quantiles."+strconv.Itoa(i), "want 0 to 1")
+			return httpapi.InvalidField("quantiles."+strconv.Itoa(i), "want 0 to 1")
 		}
 	}
 	return nil
@@ -59,7 +61,7 @@ func (r *curvesRequest) check() error {
 // sweepCurves answers POST /api/v1/sweeps/curves.
 func (s *Service) sweepCurves(ec echo.Context) error {
 	var req curvesRequest
-	if err := decodeBody(ec, &req); err != nil {
+	if err := httpapi.DecodeBody(ec, &req); err != nil {
 		return err
 	}
 	if err := req.check(); err != nil {
@@ -86,7 +88,7 @@ func drawCurves[X coordinate](ec echo.Context, s *Service, req *curvesRequest, r
 		return err
 	}
 	if n := len(groups) * len(req.MetricKeys) * *req.Columns; n > maxSeriesCells {
-		return invalid("columns", "%d groups with %d metrics in %d columns are more than %d: ask for fewer columns, metrics or groups", len(groups), len(req.MetricKeys), *req.Columns, maxSeriesCells)
+		return httpapi.InvalidField("columns", "%d groups with %d metrics in %d columns are more than %d: ask for fewer columns, metrics or groups", len(groups), len(req.MetricKeys), *req.Columns, maxSeriesCells)
 	}
 	extents, err := seriesExtents[X](ctx, s, &req.seriesRequest, runs)
 	if err != nil {

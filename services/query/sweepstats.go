@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
 
+	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
@@ -35,7 +36,7 @@ type objectiveValues struct {
 // sweepCoordinates answers POST /api/v1/sweeps/coordinates.
 func (s *Service) sweepCoordinates(ec echo.Context) error {
 	var req coordinatesRequest
-	if err := decodeBody(ec, &req); err != nil {
+	if err := httpapi.DecodeBody(ec, &req); err != nil {
 		return err
 	}
 	if err := req.check(); err != nil {
@@ -60,7 +61,7 @@ func (s *Service) sweepCoordinates(ec echo.Context) error {
 	names := req.Dimensions
 	if len(names) == 0 {
 		if names = differing(runs, has); len(names) > maxDimensions {
-			return invalid("dimensions", "the runs differ in %d parameters: name at most %d", len(names), maxDimensions)
+			return httpapi.InvalidField("dimensions", "the runs differ in %d parameters: name at most %d", len(names), maxDimensions)
 		}
 	}
 	reached, err := s.reachAll(ctx, runs, req.Objectives)
@@ -180,7 +181,7 @@ type effect struct {
 // sweepImportance answers POST /api/v1/sweeps/importance.
 func (s *Service) sweepImportance(ec echo.Context) error {
 	var req importanceRequest
-	if err := decodeBody(ec, &req); err != nil {
+	if err := httpapi.DecodeBody(ec, &req); err != nil {
 		return err
 	}
 	if err := req.check(); err != nil {
@@ -211,7 +212,7 @@ func (s *Service) sweepImportance(ec echo.Context) error {
 	names := req.Attributes
 	if len(names) == 0 {
 		if names = differing(runs, has); len(names) > maxDimensions {
-			return invalid("attributes", "the runs differ in %d parameters: name at most %d", len(names), maxDimensions)
+			return httpapi.InvalidField("attributes", "the runs differ in %d parameters: name at most %d", len(names), maxDimensions)
 		}
 	}
 	y := make([]float64, len(runs))
@@ -275,7 +276,7 @@ type progressRequest struct {
 // the time at which each run reached its own.
 func (s *Service) sweepProgress(ec echo.Context) error {
 	var req progressRequest
-	if err := decodeBody(ec, &req); err != nil {
+	if err := httpapi.DecodeBody(ec, &req); err != nil {
 		return err
 	}
 	if err := req.check(); err != nil {
