@@ -125,9 +125,9 @@ func TestMetricHistoryPages(t *testing.T) {
 func TestMetricHistoryOfALongSeries(t *testing.T) {
 	f := newFixture(t, func(c *query.Config) { c.MaxMemory = 128 << 20 })
 	f.project()
-	const points = 1_200_001
+	const points = 700_001
 	run := f.longSeries("loss", points)
-	for _, limit := range []int{0, 1_100_000} {
+	for _, limit := range []int{0, 510_000} {
 		want := points
 		args := []string{"run_id", run, "metric_key", "loss"}
 		if limit > 0 {
