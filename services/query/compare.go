@@ -63,22 +63,20 @@ type comparedValue struct {
 	Runs  []int `json:"runs"`
 }
 
+func (r *compareRequest) check() error {
+	switch {
+	case len(r.RunIDs) > maxComparedRuns:
+		return httpapi.InvalidField("run_ids", "want at most %d runs", maxComparedRuns)
+	case r.MaxRuns != nil && *r.MaxRuns > maxComparedRuns:
+		return httpapi.InvalidField("max_runs", "want 1 to %d", maxComparedRuns)
+	}
+	return r.runSelection.check()
+}
+
 // compareRuns answers POST /api/v1/runs/compare.
 func (s *Service) compareRuns(ec echo.Context) error {
 	var req compareRequest
-	if err := httpapi.DecodeBody(ec, &req); err != nil {
-		return err
-	}
-	switch {
-	case len(req.RunIDs) > maxComparedRuns:
-		return httpapi.InvalidField("run_ids", "want at most %d runs", maxComparedRuns)
-	case req.MaxRuns != nil && *req.MaxRuns > maxComparedRuns:
-		return httpapi.InvalidField("max_runs", "want 1 to %d", maxComparedRuns)
-	}
-	if err := req.check(); err != nil {
-		return err
-	}
-	runs, more, leave, err := s.selectRuns(ec, &req.runSelection)
+	runs, more, leave, err := s.decodeSelection(ec, &req)
 	if err != nil {
 		return err
 	}

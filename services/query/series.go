@@ -279,16 +279,30 @@ func (s *Service) runsByID(ctx context.Context, ids []string, fresh bool) ([]run
 	return runs, nil
 }
 
+// selecting is a request about runs that it selects. check returns an
+// INVALID_PARAMETER_VALUE that names the field.
+type selecting interface {
+	check() error
+	selection() *runSelection
+}
+
+func (r *runSelection) selection() *runSelection { return r }
+
+// decodeSelection reads the body of a request, and selects its runs, see selectRuns.
+func (s *Service) decodeSelection(ec echo.Context, req selecting) (runs []run, more bool, leave func(), err error) {
+	if err := httpapi.DecodeBody(ec, req); err != nil {
+		return nil, false, nil, err
+	}
+	if err := req.check(); err != nil {
+		return nil, false, nil, err
+	}
+	return s.selectRuns(ec, req.selection())
+}
+
 // answerSeries answers POST /api/v1/series.
 func (s *Service) answerSeries(ec echo.Context) error {
 	var req seriesRequest
-	if err := httpapi.DecodeBody(ec, &req); err != nil {
-		return err
-	}
-	if err := req.check(); err != nil {
-		return err
-	}
-	runs, more, leave, err := s.selectRuns(ec, &req.runSelection)
+	runs, more, leave, err := s.decodeSelection(ec, &req)
 	if err != nil {
 		return err
 	}

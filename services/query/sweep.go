@@ -273,30 +273,30 @@ type topRun struct {
 	reached
 }
 
+func (r *topRequest) check() error {
+	if err := r.runSelection.check(); err != nil {
+		return err
+	}
+	if err := r.Objective.check("objective"); err != nil {
+		return err
+	}
+	if err := checkAttributes("group_by", r.GroupBy, maxGroupBy); err != nil {
+		return err
+	}
+	if r.K == nil {
+		r.K = new(1)
+	}
+	if *r.K < 1 || *r.K > maxTop {
+		return httpapi.InvalidField("k", "want 1 to %d", maxTop)
+	}
+	return nil
+}
+
 // sweepTop answers POST /api/v1/sweeps/top: the best run, or the k best, of each
 // group.
 func (s *Service) sweepTop(ec echo.Context) error {
 	var req topRequest
-	if err := httpapi.DecodeBody(ec, &req); err != nil {
-		return err
-	}
-	if err := req.check(); err != nil {
-		return err
-	}
-	if err := req.Objective.check("objective"); err != nil {
-		return err
-	}
-	if err := checkAttributes("group_by", req.GroupBy, maxGroupBy); err != nil {
-		return err
-	}
-	k := 1
-	if req.K != nil {
-		k = *req.K
-	}
-	if k < 1 || k > maxTop {
-		return httpapi.InvalidField("k", "want 1 to %d", maxTop)
-	}
-	runs, more, leave, err := s.selectRuns(ec, &req.runSelection)
+	runs, more, leave, err := s.decodeSelection(ec, &req)
 	if err != nil {
 		return err
 	}
@@ -320,7 +320,7 @@ func (s *Service) sweepTop(ec echo.Context) error {
 			return cmp.Compare(values[a.id].Value, values[b.id].Value)
 		})
 		t := topGroup{Group: g.values, Runs: len(g.runs), Ranked: len(ranked), Top: []topRun{}}
-		for _, r := range ranked[:min(k, len(ranked))] {
+		for _, r := range ranked[:min(*req.K, len(ranked))] {
 			t.Top = append(t.Top, topRun{nameRun(r), values[r.id]})
 		}
 		if err := out.item(t); err != nil {
@@ -369,19 +369,17 @@ type paretoRun struct {
 	Front  bool     `json:"front"`  // no other run is better in one and as good in all
 }
 
+func (r *paretoRequest) check() error {
+	if err := r.runSelection.check(); err != nil {
+		return err
+	}
+	return checkObjectives(r.Objectives, 2)
+}
+
 // sweepPareto answers POST /api/v1/sweeps/pareto.
 func (s *Service) sweepPareto(ec echo.Context) error {
 	var req paretoRequest
-	if err := httpapi.DecodeBody(ec, &req); err != nil {
-		return err
-	}
-	if err := req.check(); err != nil {
-		return err
-	}
-	if err := checkObjectives(req.Objectives, 2); err != nil {
-		return err
-	}
-	runs, more, leave, err := s.selectRuns(ec, &req.runSelection)
+	runs, more, leave, err := s.decodeSelection(ec, &req)
 	if err != nil {
 		return err
 	}

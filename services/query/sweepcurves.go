@@ -61,13 +61,7 @@ func (r *curvesRequest) check() error {
 // sweepCurves answers POST /api/v1/sweeps/curves.
 func (s *Service) sweepCurves(ec echo.Context) error {
 	var req curvesRequest
-	if err := httpapi.DecodeBody(ec, &req); err != nil {
-		return err
-	}
-	if err := req.check(); err != nil {
-		return err
-	}
-	runs, more, leave, err := s.selectRuns(ec, &req.runSelection)
+	runs, more, leave, err := s.decodeSelection(ec, &req)
 	if err != nil {
 		return err
 	}

@@ -33,22 +33,20 @@ type objectiveValues struct {
 	Values []*number `json:"values"` // one for each run, null without a finite one
 }
 
+func (r *coordinatesRequest) check() error {
+	if err := r.runSelection.check(); err != nil {
+		return err
+	}
+	if err := checkAttributes("dimensions", r.Dimensions, maxDimensions); err != nil {
+		return err
+	}
+	return checkObjectives(r.Objectives, 0)
+}
+
 // sweepCoordinates answers POST /api/v1/sweeps/coordinates.
 func (s *Service) sweepCoordinates(ec echo.Context) error {
 	var req coordinatesRequest
-	if err := httpapi.DecodeBody(ec, &req); err != nil {
-		return err
-	}
-	if err := req.check(); err != nil {
-		return err
-	}
-	if err := checkAttributes("dimensions", req.Dimensions, maxDimensions); err != nil {
-		return err
-	}
-	if err := checkObjectives(req.Objectives, 0); err != nil {
-		return err
-	}
-	runs, more, leave, err := s.selectRuns(ec, &req.runSelection)
+	runs, more, leave, err := s.decodeSelection(ec, &req)
 	if err != nil {
 		return err
 	}
@@ -178,22 +176,20 @@ type effect struct {
 	Importance *number `json:"importance"`
 }
 
+func (r *importanceRequest) check() error {
+	if err := r.runSelection.check(); err != nil {
+		return err
+	}
+	if err := r.Objective.check("objective"); err != nil {
+		return err
+	}
+	return checkAttributes("attributes", r.Attributes, maxDimensions)
+}
+
 // sweepImportance answers POST /api/v1/sweeps/importance.
 func (s *Service) sweepImportance(ec echo.Context) error {
 	var req importanceRequest
-	if err := httpapi.DecodeBody(ec, &req); err != nil {
-		return err
-	}
-	if err := req.check(); err != nil {
-		return err
-	}
-	if err := req.Objective.check("objective"); err != nil {
-		return err
-	}
-	if err := checkAttributes("attributes", req.Attributes, maxDimensions); err != nil {
-		return err
-	}
-	runs, more, leave, err := s.selectRuns(ec, &req.runSelection)
+	runs, more, leave, err := s.decodeSelection(ec, &req)
 	if err != nil {
 		return err
 	}
@@ -272,20 +268,18 @@ type progressRequest struct {
 	Objective objective `json:"objective"`
 }
 
+func (r *progressRequest) check() error {
+	if err := r.runSelection.check(); err != nil {
+		return err
+	}
+	return r.Objective.check("objective")
+}
+
 // sweepProgress answers POST /api/v1/sweeps/progress: the best value so far, by
 // the time at which each run reached its own.
 func (s *Service) sweepProgress(ec echo.Context) error {
 	var req progressRequest
-	if err := httpapi.DecodeBody(ec, &req); err != nil {
-		return err
-	}
-	if err := req.check(); err != nil {
-		return err
-	}
-	if err := req.Objective.check("objective"); err != nil {
-		return err
-	}
-	runs, more, leave, err := s.selectRuns(ec, &req.runSelection)
+	runs, more, leave, err := s.decodeSelection(ec, &req)
 	if err != nil {
 		return err
 	}

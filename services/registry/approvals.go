@@ -45,28 +45,11 @@ type decisionAnswer struct {
 	catalog.Decision
 }
 
-// versionPath returns the model and the version that a request's path names.
-func versionPath(c echo.Context) (name, version string, err error) {
-	if name, err = pathParam(c, "name"); err == nil {
-		version, err = pathParam(c, "version")
-	}
-	return name, version, err
-}
-
 func (s *Service) getApproval(c echo.Context) error {
-	name, version, err := versionPath(c)
+	v, err := s.versionAsOf(c)
 	if err != nil {
 		return err
 	}
-	st, err := s.readAsOf(c)
-	if err != nil {
-		return err
-	}
-	m, v, err := findVersion(st, name, version)
-	if err != nil {
-		return err
-	}
-	tellSeq(c, m.Last)
 	return answerApproval(c, v)
 }
 

@@ -154,19 +154,10 @@ func (s *Service) recordEvaluation(c echo.Context) error {
 }
 
 func (s *Service) listEvaluations(c echo.Context) error {
-	name, version, err := versionPath(c)
+	v, err := s.versionAsOf(c)
 	if err != nil {
 		return err
 	}
-	st, err := s.readAsOf(c)
-	if err != nil {
-		return err
-	}
-	m, v, err := findVersion(st, name, version)
-	if err != nil {
-		return err
-	}
-	tellSeq(c, m.Last)
 	evaluations := []evaluationAnswer{}
 	for _, e := range v.Evaluations {
 		evaluations = append(evaluations, showEvaluation(e))
@@ -183,7 +174,7 @@ type comparison struct {
 	Metric      string     `json:"metric"`
 	Values      []*float64 `json:"values"`      // one for each version, null without one
 	Differences []*float64 `json:"differences"` // from that of the first version
-	// Dataset says of each version on what it was evaluated: figures of different
+	// Datasets says of each version on what it was evaluated: figures of different
 	// data cannot be compared.
 	Datasets []*evaluatedDataset `json:"datasets"`
 }
@@ -191,15 +182,7 @@ type comparison struct {
 // compareEvaluations answers with the evaluations of several versions side by
 // side.
 func (s *Service) compareEvaluations(c echo.Context) error {
-	name, err := pathParam(c, "name")
-	if err != nil {
-		return err
-	}
-	st, err := s.readAsOf(c)
-	if err != nil {
-		return err
-	}
-	m, err := findModel(st, name)
+	st, m, err := s.modelAsOf(c)
 	if err != nil {
 		return err
 	}
@@ -243,7 +226,6 @@ func (s *Service) compareEvaluations(c echo.Context) error {
 		}
 		answer.Metrics = append(answer.Metrics, r)
 	}
-	tellSeq(c, m.Last)
 	return mlflow.WriteJSON(c.Response(), answer)
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"net/url"
 	"slices"
 	"strconv"
 
@@ -65,14 +64,6 @@ func showGate(g catalog.Gate) gateAnswer {
 	return a
 }
 
-func pathParam(c echo.Context, name string) (string, error) {
-	value, err := url.PathUnescape(c.Param(name))
-	if err != nil {
-		return "", apierr.Errorf(apierr.InvalidParameterValue, "Invalid %s in the path: %s", name, err)
-	}
-	return value, nil
-}
-
 // gatePath returns the model and the target that a request's path names.
 func gatePath(c echo.Context) (name string, target catalog.Target, err error) {
 	if name, err = pathParam(c, "name"); err != nil {
@@ -96,19 +87,10 @@ func gatePath(c echo.Context) (name string, target catalog.Target, err error) {
 }
 
 func (s *Service) listGates(c echo.Context) error {
-	name, err := pathParam(c, "name")
+	_, m, err := s.modelAsOf(c)
 	if err != nil {
 		return err
 	}
-	st, err := s.readAsOf(c)
-	if err != nil {
-		return err
-	}
-	m, err := findModel(st, name)
-	if err != nil {
-		return err
-	}
-	tellSeq(c, m.Last)
 	gates := []gateAnswer{}
 	for _, key := range slices.Sorted(maps.Keys(m.Gates)) {
 		gates = append(gates, showGate(m.Gates[key]))

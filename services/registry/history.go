@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"net/url"
 	"strconv"
 
 	"github.com/labstack/echo/v4"
@@ -29,9 +28,9 @@ type historyResponse struct {
 // history answers with the ledger's entries about a model, oldest first, as of
 // now or any moment.
 func (s *Service) history(c echo.Context) error {
-	name, err := url.PathUnescape(c.Param("name"))
+	name, err := pathParam(c, "name")
 	if err != nil {
-		return apierr.Errorf(apierr.InvalidParameterValue, "Invalid model name in the path: %s", err)
+		return err
 	}
 	limit, err := pageLimit(c, defaultHistory, maxHistory)
 	if err != nil {

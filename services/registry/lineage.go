@@ -2,78 +2,206 @@ package registry
 
 import (
 	"context"
-	"fmt"
+	"encoding/json"
+	"errors"
 	"slices"
+	"strconv"
 	"time"
 
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
+	"github.com/labstack/echo/v4"
 
-	"github.com/runledger/runledger/pkg/eventlog"
-	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/httpapi"
+	"github.com/runledger/runledger/pkg/mlflow"
+	"github.com/runledger/runledger/services/registry/catalog"
+	"github.com/runledger/runledger/services/registry/ledger"
+	"github.com/runledger/runledger/services/registry/provenance"
 )
 
-// modelVersionsTag is the tag of a logged model that lists the versions made
-// from it. MLflow's server keeps it when it makes a version
-// (mlflow/store/tracking/abstract_store.py, set_model_versions_tags), and its
-// client adds each version once more, as text.
-const modelVersionsTag = "mlflow.modelVersions"
+// traceLimit bounds how long a request waits for where a version comes from.
+const traceLimit = 20 * time.Second
 
-// listedVersion is an item of the tag.
-type listedVersion struct {
-	Name    string `json:"name"`
-	Version any    `json:"version"`
+// lineageResponse says which version it was, who put it there, and what it was
+// made from.
+type lineageResponse struct {
+	AsOf uint64 `json:"as_of"` // the number of the last entry that counts
+	// At is up to when the run and the logged model are told of; nil is now.
+	At      *time.Time          `json:"at"`
+	Version mlflow.ModelVersion `json:"model_version"`
+	// AlsoInStage has the other versions in the stage that was asked for.
+	AlsoInStage []string `json:"also_in_stage"`
+	// PutBy is the entry that put the version where it was asked for, or made it;
+	// Replaced are the versions that it took away from there.
+	PutBy    *ledger.HistoryEntry `json:"put_by"`
+	Replaced []string             `json:"replaced"`
+	*provenance.Origin
 }
 
-// listVersion adds a version to the tag of the logged model that it was made
-// from, unless it is there. The version is made already: a tag that is no such
-// list is left as it is.
-func (s *Service) listVersion(ctx context.Context, actor, modelID, name string, version uint64) error {
-	stream, filter := s.log.LoggedModelSubject(events.Any, modelID)
-	_, err := s.tags[events.Shard(modelID, len(s.tags))].Do(ctx, func(ctx context.Context, b *eventlog.Batch) error {
-		var last eventlog.Record
-		var value string
-		for rec, err := range s.log.Read(ctx, stream, filter, 1, 0) {
-			if err != nil {
-				return err
-			}
-			last = rec
-			for _, t := range slices.Concat(rec.GetLoggedModelCreated().GetTags(), rec.GetLoggedModelTagsSet().GetTags()) {
-				if t.GetKey() == modelVersionsTag {
-					value = t.GetValue()
-				}
-			}
-			if rec.GetLoggedModelTagDeleted().GetKey() == modelVersionsTag {
-				value = ""
-			}
-		}
-		value, changed := addVersion(value, name, version)
-		if !changed || last.Seq == 0 {
-			return nil
-		}
-		// Without the request's idempotency key, which is the version's.
-		return b.Append(last.Subject, events.New(source, actor, time.Now()), &events.Event{Data: &events.Event_LoggedModelTagsSet{
-			LoggedModelTagsSet: &events.LoggedModelTagsSet{ModelId: modelID, Tags: []*events.Tag{{Key: modelVersionsTag, Value: value}}},
-		}}, eventlog.Expect{Subject: last.Subject, Seq: last.Seq}, nil)
-	})
+// wanted is where a version is asked for: by its number, in a stage, or at an
+// alias.
+type wanted struct{ version, stage, alias string }
+
+// lineage answers which version was where, who put it there and why, and what it
+// was made from, as of now or any moment.
+func (s *Service) lineage(c echo.Context) error {
+	name, err := pathParam(c, "name")
 	if err != nil {
-		return fmt.Errorf("tag logged model %s: %w", modelID, err)
+		return err
 	}
-	return nil
+	p := httpapi.QueryParams(c)
+	at := wanted{version: p.Text("version"), stage: p.Text("stage"), alias: p.Text("alias")}
+	moment := p.Text(fieldAsOf)
+	if err := p.Err(); err != nil {
+		return err
+	}
+	if err := at.check(); err != nil {
+		return err
+	}
+	st, err := s.readAsOf(c)
+	if err != nil {
+		return err
+	}
+	m, v, others, err := at.find(st, name)
+	if err != nil {
+		return err
+	}
+	answer := lineageResponse{AsOf: st.Seq(), Version: renderVersion(m, v), AlsoInStage: []string{}, Replaced: []string{}}
+	for _, other := range others {
+		answer.AlsoInStage = append(answer.AlsoInStage, strconv.FormatUint(other, 10))
+	}
+	var until time.Time
+	if moment != "" {
+		if until, err = s.timeOf(moment, st.Seq()); err != nil {
+			return err
+		}
+		answer.At = &until
+	}
+	ctx, cancel := context.WithTimeout(c.Request().Context(), traceLimit)
+	defer cancel()
+	if err := s.findEntry(ctx, &answer, at, m.ID, v.Number); err != nil {
+		return traceError(err)
+	}
+	if answer.Origin, err = s.tracer.Trace(ctx, v, until); err != nil {
+		return traceError(err)
+	}
+	return mlflow.WriteJSON(c.Response(), answer)
 }
 
-// addVersion returns the tag's value with a version added, written as Python's
-// json.dumps does, and whether it was.
-func addVersion(value, name string, version uint64) (string, bool) {
-	var list []listedVersion
-	if value != "" && json.Unmarshal([]byte(value), &list, json.RejectUnknownMembers(true)) != nil {
-		return value, false
+// check makes the stage one of MLflow's, and returns an error unless one place is
+// named.
+func (p *wanted) check() (err error) {
+	named := 0
+	for _, text := range []string{p.version, p.stage, p.alias} {
+		if text != "" {
+			named++
+		}
 	}
-	// A number in JSON becomes a float64.
-	item := listedVersion{Name: name, Version: float64(version)}
-	if slices.Contains(list, item) {
-		return value, false
+	if named != 1 {
+		return apierr.Errorf(apierr.InvalidParameterValue, "Name one of 'version', 'stage' and 'alias'.")
 	}
-	out, err := json.Marshal(append(list, item), jsontext.SpaceAfterColon(true), jsontext.SpaceAfterComma(true))
-	return string(out), err == nil
+	if p.stage != "" {
+		p.stage, err = mlflow.ValidateStage(p.stage)
+	}
+	if p.alias != "" {
+		err = mlflow.ValidateAlias(p.alias)
+	}
+	return err
+}
+
+// find returns the version at a place: in a stage the one with the highest
+// number, as models:/name/stage does, and the numbers of the others.
+func (p wanted) find(st *catalog.State, name string) (m *catalog.Model, v *catalog.Version, others []uint64, err error) {
+	switch {
+	case p.version != "":
+		m, v, err = findVersion(st, name, p.version)
+		return m, v, nil, err
+	case p.alias != "":
+		m, v, err = findByAlias(st, name, p.alias)
+		return m, v, nil, err
+	}
+	if m, err = findModel(st, name); err != nil {
+		return nil, nil, nil, err
+	}
+	for old := range m.Versions() {
+		if old.Stage != p.stage {
+			continue
+		}
+		if v != nil {
+			others = append(others, v.Number)
+		}
+		v = old
+	}
+	if v == nil {
+		return nil, nil, nil, apierr.Errorf(apierr.ResourceDoesNotExist, "No version of '%s' is in stage '%s' after entry %d", name, p.stage, st.Seq())
+	}
+	slices.Reverse(others)
+	return m, v, others, nil
+}
+
+// timeOf returns the time of a moment that was parsed before: that of the entry
+// with the number.
+func (s *Service) timeOf(moment string, n uint64) (time.Time, error) {
+	if !isNumber(moment) {
+		return parseTime(moment)
+	}
+	entry, err := s.ledger.Entry(n - 1)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return time.Parse(time.RFC3339Nano, entry.Time)
+}
+
+// placed is what an entry changed, as far as it says where versions are.
+type placed struct {
+	Aliases  map[string]string `json:"aliases"`
+	Versions map[string]struct {
+		Stage string `json:"current_stage"`
+	} `json:"versions"`
+}
+
+// findEntry finds the last entry that put the version where it was asked for, and
+// what it took away from there.
+func (s *Service) findEntry(ctx context.Context, answer *lineageResponse, at wanted, model, number uint64) error {
+	version := strconv.FormatUint(number, 10)
+	hint := `"current_stage":`
+	if at.alias != "" {
+		hint = `"aliases":`
+	}
+	entry, err := s.ledger.LastWhere(ctx, model, answer.AsOf, hint, func(e ledger.Entry) (bool, error) {
+		var before, after placed
+		if err := errors.Join(json.Unmarshal(e.Before, &before), json.Unmarshal(e.After, &after)); err != nil {
+			return false, err
+		}
+		switch {
+		case after.Aliases[at.alias] == version:
+			if old := before.Aliases[at.alias]; old != "" {
+				answer.Replaced = append(answer.Replaced, old)
+			}
+			return true, nil
+		case at.alias != "":
+			return false, nil
+		case at.stage == "":
+			// Versions are made, and restored, from nothing or a deleted one.
+			old, there := before.Versions[version]
+			return after.Versions[version].Stage != "" && (!there || old.Stage == catalog.StageDeleted), nil
+		case after.Versions[version].Stage != at.stage:
+			return false, nil
+		}
+		for other, was := range before.Versions {
+			if was.Stage == at.stage {
+				answer.Replaced = append(answer.Replaced, other)
+			}
+		}
+		slices.Sort(answer.Replaced)
+		return true, nil
+	})
+	answer.PutBy = entry
+	return err
+}
+
+func traceError(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return apierr.Wrap(err, apierr.TemporarilyUnavailable, "The lineage takes too long to be read from the log").WithRetryAfter(time.Second)
+	}
+	return err
 }

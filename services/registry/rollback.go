@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -86,9 +85,9 @@ func (r *rollback) events(last uint64) ([]*events.Event, error) {
 
 // rollbackModel brings a model back to how it was.
 func (s *Service) rollbackModel(c echo.Context) error {
-	name, err := url.PathUnescape(c.Param("name"))
+	name, err := pathParam(c, "name")
 	if err != nil {
-		return apierr.Errorf(apierr.InvalidParameterValue, "Invalid model name in the path: %s", err)
+		return err
 	}
 	if err := mlflow.ValidateModelName(name); err != nil {
 		return err

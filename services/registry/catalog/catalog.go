@@ -1,5 +1,6 @@
-// Package catalog is the registry's state: the registered models, their
-// versions, tags and aliases, and the webhooks, as a fold of the REGISTRY stream's events.
+// Package catalog is the registry's state: the registered models with their
+// gates, their versions with what is known of their promotion, tags, aliases and
+// webhooks, as a fold of the REGISTRY stream's events.
 //
 // A State never changes: applying an event returns the next one, which shares
 // what is the same. So a reader keeps a consistent state without a lock, and a
