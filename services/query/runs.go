@@ -202,7 +202,7 @@ func newRunSearch(req *mlflow.SearchRuns) (runSearch, error) {
 	}
 	search.digest = digest("runs", search.experiments, req.Filter, req.OrderBy, req.RunViewType)
 	// A token that does not fit is refused also where nothing can be found.
-	_, keys := new(statement).runOrder(orders, "")
+	_, keys := new(statement).runOrder(orders, expr, "")
 	_, err = decodeToken(req.PageToken, search.digest, keys)
 	return search, err
 }
@@ -212,7 +212,7 @@ func newRunSearch(req *mlflow.SearchRuns) (runSearch, error) {
 func (search runSearch) compile() (*statement, []sortKey, error) {
 	st := new(statement)
 	experiments := st.bind("Array(UInt64)", search.experiments)
-	joins, keys := st.runOrder(search.orders, experiments)
+	joins, keys := st.runOrder(search.orders, search.filter, experiments)
 	after, err := decodeToken(search.token, search.digest, keys)
 	if err != nil {
 		return nil, nil, err
@@ -222,7 +222,7 @@ func (search runSearch) compile() (*statement, []sortKey, error) {
 		st.write(", ", k.expr)
 	}
 	st.write(" FROM runs AS r FINAL", joins, " WHERE r.experiment_id IN ", experiments, " AND ", lifecycle(runLifecycle, search.view))
-	for _, condition := range st.runFilter(search.filter, experiments) {
+	for _, condition := range st.runFilter(search.filter, search.orders, experiments) {
 		st.write(" AND ", condition)
 	}
 	if after != nil {
