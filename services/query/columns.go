@@ -287,13 +287,8 @@ func (s *Service) checkKeys(ctx context.Context, req *seriesRequest, runs []run)
 	if req.X.Axis == axisMetric {
 		wanted = append(slices.Clone(wanted), req.X.MetricKey)
 	}
-	ids, experiments := make([]string, len(runs)), make([]uint64, len(runs))
-	for i, r := range runs {
-		ids[i], experiments[i] = r.id.String(), r.experimentID
-	}
 	var st statement
-	st.write("SELECT DISTINCT toString(key) FROM latest_metrics WHERE experiment_id IN ", st.bind("Array(UInt64)", experiments),
-		" AND key IN ", st.bind("Array(String)", wanted), " AND run_id IN ", st.bind("Array(UUID)", ids))
+	st.write("SELECT DISTINCT toString(key) FROM latest_metrics WHERE ", st.ofRuns(runs), " AND key IN ", st.bind("Array(String)", wanted))
 	known := make(map[string]bool)
 	err := s.db.each(ctx, &st, func(scan func(...any) error) error {
 		var key string
