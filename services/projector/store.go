@@ -122,7 +122,7 @@ func (s *store) query(ctx context.Context, q query) error {
 	defer cancel()
 	cq := ch.Query{
 		Body:       s.sql[q.name],
-		Parameters: ch.Parameters(q.params),
+		Parameters: chconn.Parameters(q.params),
 		Settings:   readSettings,
 		Result:     q.result,
 		OnResult: func(_ context.Context, b proto.Block) error {
@@ -235,12 +235,12 @@ func (s *store) purge(ctx context.Context, t tableName, runs []*run) error {
 	defer cancel()
 	ids := make([]string, len(runs))
 	for i, r := range runs {
-		ids[i] = `\'` + r.id.String() + `\'` // a parameter is itself quoted
+		ids[i] = r.id.String()
 	}
 	err := s.client.Do(ctx, ch.Query{
 		Body:       s.sql["purge"],
 		QueryID:    s.prefix + purgeMark + uuid.NewString(),
-		Parameters: ch.Parameters(map[string]any{"table": string(t), "runs": "[" + strings.Join(ids, ",") + "]"}),
+		Parameters: chconn.Parameters(map[string]any{"table": string(t), "runs": ids}),
 	})
 	if err != nil {
 		return fmt.Errorf("delete from %s for %s: %w", t, s.stream, err)

@@ -1,7 +1,6 @@
 package query
 
 import (
-	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
+	"github.com/runledger/runledger/pkg/chconn"
 	"github.com/runledger/runledger/pkg/filter"
 )
 
@@ -39,37 +39,15 @@ func (s *statement) bindFloat(f float64) string {
 	return "reinterpretAsFloat64(" + s.bind("UInt64", math.Float64bits(f)) + ")"
 }
 
-// Text of a parameter is read twice: as a quoted string, and that as a value of
-// tab-separated text, where a string in a list is quoted again. See
-// https://clickhouse.com/docs/sql-reference/syntax#defining-and-using-query-parameters
-var (
-	escapeText   = strings.NewReplacer(`\`, `\\`, "\t", `\t`, "\n", `\n`, "\r", `\r`, "\x00", `\0`)
-	escapeQuoted = strings.NewReplacer(`\`, `\\`, `'`, `\'`)
-)
-
-// parameters returns the bound parameters in the words of the protocol.
+// parameters returns the bound parameters for what is read block by block.
 func (s *statement) parameters() []proto.Parameter {
-	out := make([]proto.Parameter, len(s.args))
-	for i, arg := range s.args {
-		named := arg.(driver.NamedValue)
-		var text string
-		switch v := named.Value.(type) {
-		case string:
-			text = escapeText.Replace(v)
-		case []string:
-			quoted := make([]string, len(v))
-			for i, e := range v {
-				quoted[i] = "'" + escapeQuoted.Replace(e) + "'"
-			}
-			text = "[" + strings.Join(quoted, ",") + "]"
-		case []int64:
-			text = strings.ReplaceAll(fmt.Sprint(v), " ", ",")
-		default:
-			text = fmt.Sprint(v)
+	values := make(map[string]any, len(s.args))
+	for _, arg := range s.args {
+		if named, ok := arg.(driver.NamedValue); ok {
+			values[named.Name] = named.Value
 		}
-		out[i] = proto.Parameter{Key: named.Name, Value: "'" + escapeQuoted.Replace(text) + "'"}
 	}
-	return out
+	return chconn.Parameters(values)
 }
 
 // compare returns the condition that expr meets the operator and the value.
