@@ -2,6 +2,7 @@ package query
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 
@@ -21,12 +22,12 @@ func drawSeries[X coordinate](ec echo.Context, s *Service, req *seriesRequest, r
 	if n**req.Columns > maxSeriesCells {
 		return httpapi.InvalidField("columns", "%d series of %d columns are more than %d: ask for fewer columns, runs or keys", n, *req.Columns, maxSeriesCells)
 	}
-	g, err := gridOf[X](ctx, s, req, runs)
+	l, err := layoutOf[X](ctx, s, req, runs)
 	if err != nil {
 		return err
 	}
 	out, err := newSeriesAnswer(ec, req, seriesFrame[X]{
-		Axis: req.X.Axis, From: g.from, To: g.to, Columns: g.columns, Width: g.width, MoreRuns: more,
+		Axis: req.X.Axis, From: l.from, To: l.to, Columns: l.columns, Width: l.width, MoreRuns: more,
 	})
 	if err != nil {
 		return err
@@ -36,7 +37,7 @@ func drawSeries[X coordinate](ec echo.Context, s *Service, req *seriesRequest, r
 	for _, key := range req.MetricKeys {
 		for _, part := range parts(runs) {
 			group.Go(func() error {
-				return eachDrawing(ctx, s, req, key, part, g, rawPerColumn*g.columns, func(d *drawing[X]) error {
+				return eachDrawing(ctx, s, req, key, part, l, rawPerColumn*l.columns, func(d *drawing[X]) error {
 					return out.item(d.series(key))
 				})
 			})
@@ -55,12 +56,39 @@ func parts(runs []run) [][]run {
 }
 
 // eachDrawing visits the series of a metric of runs, one after the other, as they
-// are drawn on a grid; those of up to raw points as they are.
-func eachDrawing[X coordinate](ctx context.Context, s *Service, req *seriesRequest, key string, runs []run, g grid[X], raw int, visit func(*drawing[X]) error) error {
+// are drawn; those of up to raw points as they are.
+func eachDrawing[X coordinate](ctx context.Context, s *Service, req *seriesRequest, key string, runs []run, l layout[X], raw int, visit func(*drawing[X]) error) error {
+	var rest []run
+	for _, r := range runs {
+		id := seriesID{r.id, key}
+		if _, ok := l.rolled[id]; !ok {
+			rest = append(rest, r)
+			continue
+		}
+		d, err := drawBlocks(ctx, s, req, id, l, raw)
+		switch {
+		case errors.Is(err, errRaw):
+			rest = append(rest, r)
+		case err != nil:
+			return err
+		default:
+			if err := visit(d); err != nil {
+				return err
+			}
+		}
+	}
+	if len(rest) == 0 {
+		return nil
+	}
+	return eachDrawingOfPoints(ctx, s, req, key, rest, l.grid, raw, visit)
+}
+
+func eachDrawingOfPoints[X coordinate](ctx context.Context, s *Service, req *seriesRequest, key string, runs []run, g grid[X], raw int, visit func(*drawing[X]) error) error {
 	from := req.Range.From
 	if req.Smoothing != nil {
 		from = nil
 	}
+	within := func(st *statement) string { return req.within(st, from, req.Range.To) }
 	var current *drawing[X]
 	flush := func() error {
 		if current == nil || len(current.x)+len(current.columns) == 0 {
@@ -68,7 +96,7 @@ func eachDrawing[X coordinate](ctx context.Context, s *Service, req *seriesReque
 		}
 		return visit(current)
 	}
-	err := eachPoints(ctx, s, req, key, runs, from, req.Range.To, func(id uuid.UUID, x []X, values []float64) error {
+	err := eachPoints(ctx, s, req, key, runs, within, func(id uuid.UUID, x []X, values []float64) error {
 		if current == nil || id != current.run {
 			if err := flush(); err != nil {
 				return err

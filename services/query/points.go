@@ -142,15 +142,15 @@ func (c *pointColumns[X]) once(rows int, last *pointIdentity) int {
 	return kept
 }
 
-// eachPoints visits the points of a metric of runs in the order of the runs and
-// then that in which they are drawn, some of a run at a time, each once. The
-// slices are valid until visit returns.
+// eachPoints visits the points of a metric of runs that meet a condition, in the
+// order of the runs and then that in which they are drawn, some of a run at a
+// time, each once. The slices are valid until visit returns.
 //
 // The table may have a point twice until its parts are merged. Here these are
 // neighbours, which costs less to see than FINAL.
-func eachPoints[X coordinate](ctx context.Context, s *Service, req *seriesRequest, key string, runs []run, from, to *axisValue, visit func(id uuid.UUID, x []X, values []float64) error) error {
+func eachPoints[X coordinate](ctx context.Context, s *Service, req *seriesRequest, key string, runs []run, within func(*statement) string, visit func(id uuid.UUID, x []X, values []float64) error) error {
 	var st statement
-	points := req.seriesPoints(&st, key, runs, req.within(&st, from, to))
+	points := req.seriesPoints(&st, key, runs, within(&st))
 	order := " ORDER BY run_id, x, step, timestamp, value"
 	if req.X.Axis == axisStep {
 		// The order of the table, which needs no sorting.

@@ -90,13 +90,13 @@ func drawCurves[X coordinate](ec echo.Context, s *Service, req *curvesRequest, r
 	if n := len(groups) * len(req.MetricKeys) * *req.Columns; n > maxSeriesCells {
 		return httpapi.InvalidField("columns", "%d groups with %d metrics in %d columns are more than %d: ask for fewer columns, metrics or groups", len(groups), len(req.MetricKeys), *req.Columns, maxSeriesCells)
 	}
-	g, err := gridOf[X](ctx, s, &req.seriesRequest, runs)
+	l, err := layoutOf[X](ctx, s, &req.seriesRequest, runs)
 	if err != nil {
 		return err
 	}
 	out := newAnswer(ec, "curves")
 	for _, key := range req.MetricKeys {
-		curves, err := curvesOf(ctx, s, req, key, groups, runs, g)
+		curves, err := curvesOf(ctx, s, req, key, groups, runs, l)
 		if err != nil {
 			return err
 		}
@@ -107,13 +107,13 @@ func drawCurves[X coordinate](ec echo.Context, s *Service, req *curvesRequest, r
 		}
 	}
 	return out.endWith("frame", seriesFrame[X]{
-		Axis: req.X.Axis, From: g.from, To: g.to, Columns: g.columns, Width: g.width, MoreRuns: more,
+		Axis: req.X.Axis, From: l.from, To: l.to, Columns: l.columns, Width: l.width, MoreRuns: more,
 	})
 }
 
 // curvesOf returns what the groups have of a metric in the columns: of each run
 // one value a column, and then of each group.
-func curvesOf[X coordinate](ctx context.Context, s *Service, req *curvesRequest, key string, groups []runGroup, runs []run, g grid[X]) ([]curve, error) {
+func curvesOf[X coordinate](ctx context.Context, s *Service, req *curvesRequest, key string, groups []runGroup, runs []run, l layout[X]) ([]curve, error) {
 	place := make(map[uuid.UUID]int, len(runs))
 	values := make([]map[uint32][]float64, len(groups)) // by column
 	for i, group := range groups {
@@ -126,7 +126,7 @@ func curvesOf[X coordinate](ctx context.Context, s *Service, req *curvesRequest,
 	tasks, ctx := newTasks(ctx)
 	for _, part := range parts(runs) {
 		tasks.Go(func() error {
-			return eachDrawing(ctx, s, &req.seriesRequest, key, part, g, 0, func(d *drawing[X]) error {
+			return eachDrawing(ctx, s, &req.seriesRequest, key, part, l, 0, func(d *drawing[X]) error {
 				mu.Lock()
 				defer mu.Unlock()
 				of := values[place[d.run]]
