@@ -29,7 +29,7 @@ func (r *seriesRequest) seriesPoints(st *statement, key string, runs []run, with
 		for i, run := range runs {
 			starts[i] = run.info.StartTime
 		}
-		return "SELECT run_id, timestamp - started AS x, step, timestamp, value FROM (SELECT run_id, step, timestamp, value" + of(key) + ") AS m" +
+		return "SELECT run_id, " + sinceStart + " AS x, step, timestamp, value FROM (SELECT run_id, step, timestamp, value" + of(key) + ") AS m" +
 			" INNER JOIN (SELECT id AS run_id, started FROM (SELECT " + bound + " AS id, " + st.bind("Array(Int64)", starts) + " AS started) ARRAY JOIN id, started) AS s" +
 			" USING (run_id) WHERE 1" + within
 	case axisMetric:
@@ -40,6 +40,11 @@ func (r *seriesRequest) seriesPoints(st *statement, key string, runs []run, with
 		return "SELECT run_id, step AS x, timestamp, value" + of(key) + within
 	}
 }
+
+// sinceStart is the time of a point since the start of its run, or the end of int64
+// that it is beyond.
+const sinceStart = "multiIf(started > 0 AND timestamp < toInt64(-9223372036854775808) + started, toInt64(-9223372036854775808)," +
+	" started < 0 AND timestamp > toInt64(9223372036854775807) + started, toInt64(9223372036854775807), timestamp - started)"
 
 // within returns the condition that a place is in a range of the axis, either end
 // of which may be nil.

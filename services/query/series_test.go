@@ -405,6 +405,33 @@ func (r raster) line(x0, y0, x1, y1 int) {
 	}
 }
 
+func TestTimesBeyondInt64(t *testing.T) {
+	f := newFixture(t)
+	f.project()
+	for _, c := range []struct {
+		start, timestamp, want int64
+	}{
+		{1, math.MinInt64, math.MinInt64},
+		{1, math.MinInt64 + 1, math.MinInt64},
+		{1, math.MinInt64 + 2, math.MinInt64 + 1},
+		{-1, math.MaxInt64, math.MaxInt64},
+		{-1, math.MaxInt64 - 1, math.MaxInt64},
+		{-2, math.MaxInt64 - 3, math.MaxInt64 - 1},
+		{math.MinInt64, 0, math.MaxInt64},
+		{math.MaxInt64, -2, math.MinInt64},
+		{500, 700, 200},
+	} {
+		run := f.insert(testRun{experiment: 1, start: c.start, metrics: []point{{key: "loss"}}})[0]
+		f.insertPoints(run.id, point{key: "loss", timestamp: c.timestamp})
+		s := decode[wireSeriesAnswer](t, f.postV1("/series", map[string]any{
+			"run_ids": []string{run.id}, "metric_keys": []string{"loss"}, "x": map[string]any{"axis": "relative_time"},
+		})).Series[0]
+		if got := fmt.Sprintf("%s", s.X); got != fmt.Sprintf("[%d]", c.want) {
+			t.Errorf("%d since %d: %s, want %d", c.timestamp, c.start, got, c.want)
+		}
+	}
+}
+
 // insertInParts writes the points of a series, of which any part may be rolled up.
 func (f *fixture) insertInParts(t *rapid.T, run string, points []point) {
 	for part := range slices.Chunk(points, rapid.IntRange((len(points)+2)/3, len(points)).Draw(t, "part")) {
