@@ -15,6 +15,7 @@ type instruments struct {
 	flushes       *prometheus.CounterVec
 	insertSeconds *prometheus.HistogramVec
 	flushSeconds  *prometheus.HistogramVec
+	rollupSeconds *prometheus.HistogramVec
 }
 
 func newInstruments(r prometheus.Registerer) *instruments {
@@ -38,6 +39,9 @@ func newInstruments(r prometheus.Registerer) *instruments {
 		}, []string{"table"}),
 		flushSeconds: auto.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "runledger_projector_flush_seconds", Help: "Duration of folding and writing one batch.", Buckets: buckets,
+		}, []string{"stream"}),
+		rollupSeconds: auto.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "runledger_projector_rollup_seconds", Help: "Duration of rolling up one long series.", Buckets: buckets,
 		}, []string{"stream"}),
 	}
 }

@@ -160,6 +160,10 @@ type Config struct {
 	FlushBytes int
 	FlushAge   time.Duration
 
+	// A series is rolled up each time it has got RollupPoints more points. 0 is
+	// 65 536.
+	RollupPoints int
+
 	Logger     *slog.Logger          // nil is silent
 	Registerer prometheus.Registerer // nil is none
 
@@ -220,6 +224,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.FlushAge == 0 {
 		c.FlushAge = defaultFlushAge
+	}
+	if c.RollupPoints == 0 {
+		c.RollupPoints = defaultRollupPoints
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -18,6 +18,7 @@ const (
 	tableAttributes   tableName = "run_attributes"
 	tableLatest       tableName = "latest_metrics"
 	tableMetrics      tableName = "metrics"
+	tableRollups      tableName = "metric_rollups"
 	tableExperiments  tableName = "experiments"
 	tableDatasets     tableName = "run_datasets"
 	tableRunModels    tableName = "run_models"
@@ -43,7 +44,7 @@ func tablesOf(stream string) []tableName {
 
 // tablesOfRuns are the tables from which the rows of a purged run are deleted:
 // all that have any, but runs, which keeps a tombstone, and audit.
-var tablesOfRuns = []tableName{tableAttributes, tableLatest, tableMetrics, tableDatasets, tableRunModels, tableModelMetrics}
+var tablesOfRuns = []tableName{tableAttributes, tableLatest, tableMetrics, tableRollups, tableDatasets, tableRunModels, tableModelMetrics}
 
 func lowCardinality() *proto.ColLowCardinality[string] { return new(proto.ColStr).LowCardinality() }
 

@@ -35,6 +35,7 @@ type session struct {
 	lease *lease
 	store *store
 	fold  *folder
+	roll  *rollups // nil for a stream without metrics
 
 	incarnation string     // of the stream, "" while it is empty
 	last        checkpoint // as this session read or wrote it last
@@ -88,6 +89,14 @@ func (s *session) run(ctx context.Context) error {
 		})
 		return nil
 	})
+	if _, ok := events.ShardOfStream(s.stream); ok {
+		s.roll = newRollups(s)
+		s.roll.through = s.watermark
+		group.Go(func() error {
+			s.roll.run(ctx)
+			return nil
+		})
+	}
 	group.Go(func() error {
 		defer cancel()
 		return s.consume(ctx, records, announcer, func() error { return followed })
@@ -247,6 +256,9 @@ func (s *session) flush(ctx context.Context, reason string, announcer *watermark
 			return err
 		}
 		s.watermark = s.end()
+		if s.roll != nil {
+			s.roll.projected(s.batch, s.watermark)
+		}
 	}
 	clear(s.batch)
 	s.batch, s.rows, s.bytes = s.batch[:0], 0, 0
@@ -361,6 +373,7 @@ func (s *session) purge(ctx context.Context) error {
 	if len(s.fold.purged) == 0 {
 		return nil
 	}
+	defer s.roll.abandon(s.fold.purged)()
 	return s.worker.leases.shared(ctx, purgeLease, func(ctx context.Context, held *lease) error {
 		if err := s.store.settlePurges(ctx); err != nil {
 			return err

@@ -3,11 +3,9 @@ package projector
 import (
 	"context"
 	"embed"
-	"errors"
 	"fmt"
 	"maps"
 	"math"
-	"net"
 	"strings"
 	"time"
 
@@ -16,6 +14,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/google/uuid"
 
+	"github.com/runledger/runledger/pkg/chconn"
 	"github.com/runledger/runledger/pkg/events"
 )
 
@@ -23,10 +22,6 @@ import (
 var sqlFiles embed.FS
 
 const (
-	dialTimeout = 10 * time.Second
-	// pollInterval is how often a wait for the server looks whether it was
-	// given up: ch-go does not end a read otherwise.
-	pollInterval = 100 * time.Millisecond
 	// statementTimeout bounds one statement; its outcome is then unknown.
 	statementTimeout = time.Minute
 	// knownChunk bounds the suspects of one query.
@@ -74,52 +69,25 @@ type store struct {
 	sql              map[string]string
 }
 
-type dialer func(ctx context.Context, addr string) (net.Conn, error)
-
-func (d dialer) DialContext(ctx context.Context, _, addr string) (net.Conn, error) {
-	return d(ctx, addr)
-}
-
-// dial connects to the first address that answers.
+// dial connects to ClickHouse.
 func dial(ctx context.Context, o *clickhouse.Options, stream string, epoch uint64, fail failpoint) (*store, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
 	sql, err := readSQL()
 	if err != nil {
 		return nil, err
 	}
-	opts := ch.Options{
-		Database:         o.Auth.Database,
-		User:             o.Auth.Username,
-		Password:         o.Auth.Password,
-		TLS:              o.TLS,
-		ClientName:       "runledger-projector",
-		DialTimeout:      dialTimeout,
-		HandshakeTimeout: dialTimeout,
-		ReadTimeout:      pollInterval,
+	client, err := chconn.Dial(ctx, o, "runledger-projector")
+	if err != nil {
+		return nil, err
 	}
-	if o.DialContext != nil {
-		opts.Dialer = dialer(o.DialContext)
+	s := &store{
+		client: client, stream: stream, epoch: epoch, fail: fail, sql: sql,
+		database: fmt.Sprintf("runledger/%s/", o.Auth.Database),
 	}
-	var failed error
-	for _, addr := range o.Addr {
-		opts.Address = addr
-		client, err := ch.Dial(ctx, opts)
-		if err != nil {
-			failed = errors.Join(failed, fmt.Errorf("connect to ClickHouse at %s: %w", addr, err))
-			continue
-		}
-		s := &store{
-			client: client, stream: stream, epoch: epoch, fail: fail, sql: sql,
-			database: fmt.Sprintf("runledger/%s/", opts.Database),
-		}
-		s.prefix = s.database + stream + "/"
-		if n, ok := events.ShardOfStream(stream); ok {
-			s.shard = uint16(n)
-		}
-		return s, nil
+	s.prefix = s.database + stream + "/"
+	if n, ok := events.ShardOfStream(stream); ok {
+		s.shard = uint16(n)
 	}
-	return nil, failed
+	return s, nil
 }
 
 func readSQL() (map[string]string, error) {
@@ -154,7 +122,7 @@ func (s *store) query(ctx context.Context, q query) error {
 	defer cancel()
 	cq := ch.Query{
 		Body:       s.sql[q.name],
-		Parameters: ch.Parameters(q.params),
+		Parameters: chconn.Parameters(q.params),
 		Settings:   readSettings,
 		Result:     q.result,
 		OnResult: func(_ context.Context, b proto.Block) error {
@@ -274,12 +242,12 @@ func (s *store) purge(ctx context.Context, t tableName, runs []*run) error {
 	defer cancel()
 	ids := make([]string, len(runs))
 	for i, r := range runs {
-		ids[i] = `\'` + r.id.String() + `\'` // a parameter is itself quoted
+		ids[i] = r.id.String()
 	}
 	err := s.client.Do(ctx, ch.Query{
 		Body:       s.sql[statement],
 		QueryID:    s.prefix + purgeMark + uuid.NewString(),
-		Parameters: ch.Parameters(map[string]any{"table": string(t), "runs": "[" + strings.Join(ids, ",") + "]"}),
+		Parameters: chconn.Parameters(map[string]any{"table": string(t), "runs": ids}),
 	})
 	if err != nil {
 		return fmt.Errorf("delete from %s for %s: %w", t, s.stream, err)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
@@ -52,6 +53,9 @@ func prefersArrow(h http.Header) bool {
 // list of that is a list. What a series has not, by its form, is null. The
 // schema's metadata has the frame.
 type arrowSeries[X coordinate] struct {
+	members []columnMember[X]
+
+	mu     sync.Mutex
 	to     *ipc.Writer
 	rows   *array.RecordBuilder
 	values int // in rows
@@ -62,17 +66,30 @@ func newArrowSeries[X coordinate](ec echo.Context, req *seriesRequest, frame ser
 	if err != nil {
 		return nil, err
 	}
+	members := columnMembers[X](req)
 	metadata := arrow.NewMetadata([]string{"frame"}, []string{string(text)})
-	schema := arrow.NewSchema(arrowFields(req), &metadata)
+	schema := arrow.NewSchema(arrowFields(req, members), &metadata)
 	return &arrowSeries[X]{
-		to:   ipc.NewWriter(lateHead{ec, mimeArrow}, ipc.WithSchema(schema)),
-		rows: array.NewRecordBuilder(memory.DefaultAllocator, schema),
+		members: members,
+		to:      ipc.NewWriter(lateHead{ec, mimeArrow}, ipc.WithSchema(schema)),
+		rows:    array.NewRecordBuilder(memory.DefaultAllocator, schema),
 	}, nil
 }
 
+// The columns before those of the members. The smoothed points and columns share
+// the last one.
+const (
+	arrowRunID = iota
+	arrowMetricKey
+	arrowPoints
+	arrowX
+	arrowY
+	arrowMembers
+)
+
 // arrowFields returns the columns, whose metadata has the unit of the numbers
 // that have one.
-func arrowFields(req *seriesRequest) []arrow.Field {
+func arrowFields[X coordinate](req *seriesRequest, members []columnMember[X]) []arrow.Field {
 	var x arrow.DataType = arrow.PrimitiveTypes.Int64
 	var unit string
 	switch req.X.Axis {
@@ -84,54 +101,117 @@ func arrowFields(req *seriesRequest) []arrow.Field {
 		unit = "steps"
 	}
 	fields := []arrow.Field{
-		{Name: "run_id", Type: arrow.BinaryTypes.String},
-		{Name: "metric_key", Type: arrow.BinaryTypes.String},
-		{Name: "points", Type: arrow.PrimitiveTypes.Uint64},
+		arrowRunID:     {Name: "run_id", Type: arrow.BinaryTypes.String},
+		arrowMetricKey: {Name: "metric_key", Type: arrow.BinaryTypes.String},
+		arrowPoints:    {Name: "points", Type: arrow.PrimitiveTypes.Uint64},
 	}
-	list := func(of arrow.DataType, unit string, names ...string) {
+	list := func(name string, of arrow.DataType, unit string) {
 		var metadata arrow.Metadata
 		if unit != "" {
 			metadata = arrow.NewMetadata([]string{"unit"}, []string{unit})
 		}
-		for _, name := range names {
-			fields = append(fields, arrow.Field{Name: name, Type: arrow.ListOf(of), Nullable: true, Metadata: metadata})
-		}
+		fields = append(fields, arrow.Field{Name: name, Type: arrow.ListOf(of), Nullable: true, Metadata: metadata})
 	}
-	list(x, unit, "x")
-	list(arrow.PrimitiveTypes.Float64, "", "y")
-	list(arrow.PrimitiveTypes.Uint32, "", "column")
-	list(arrow.PrimitiveTypes.Uint64, "points", "count", "nan", "infinity", "negative_infinity")
-	list(x, unit, "first_x", "last_x", "min_x", "max_x")
-	list(arrow.PrimitiveTypes.Float64, "", "first", "last", "min", "max", "mean")
-	if req.Smoothing != nil {
-		list(arrow.PrimitiveTypes.Float64, "", "smoothed")
+	list("x", x, unit)
+	list("y", arrow.PrimitiveTypes.Float64, "")
+	for _, m := range members {
+		switch {
+		case m.name == "column":
+			list(m.name, arrow.PrimitiveTypes.Uint32, "")
+		case m.count != nil:
+			list(m.name, arrow.PrimitiveTypes.Uint64, "points")
+		case m.place != nil:
+			list(m.name, x, unit)
+		default:
+			list(m.name, arrow.PrimitiveTypes.Float64, "")
+		}
 	}
 	return fields
 }
 
 func (a *arrowSeries[X]) item(v any) error {
-	var row map[string]any
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	switch s := v.(type) {
 	case *pointSeries[X]:
-		row = map[string]any{
-			"run_id": s.RunID, "metric_key": s.MetricKey, "points": uint64(s.Points),
-			"x": s.X, "y": s.Y, "smoothed": s.Smoothed,
+		a.head(s.runID, s.metricKey, uint64(len(s.x)))
+		a.places(arrowX, s.x)
+		a.floats(arrowY, s.y)
+		for i, m := range a.members {
+			if m.name == "smoothed" {
+				a.floats(arrowMembers+i, s.smoothed)
+				continue
+			}
+			a.rows.Field(arrowMembers + i).AppendNull()
 		}
+		a.values += 2 * len(s.x)
 	case *columnSeries[X]:
-		row = map[string]any{
-			"run_id": s.RunID, "metric_key": s.MetricKey, "points": s.Points,
-			"column": s.Column, "count": s.Count, "nan": s.NaN, "infinity": s.Infinity, "negative_infinity": s.NegInf,
-			"first_x": s.FirstX, "last_x": s.LastX, "min_x": s.MinX, "max_x": s.MaxX,
-			"first": s.First, "last": s.Last, "min": s.Min, "max": s.Max, "mean": s.Mean, "smoothed": s.Smoothed,
+		a.head(s.runID, s.metricKey, s.points)
+		a.rows.Field(arrowX).AppendNull()
+		a.rows.Field(arrowY).AppendNull()
+		for i, m := range a.members {
+			a.columns(arrowMembers+i, m, s.columns)
 		}
-	}
-	for i, field := range a.rows.Schema().Fields() {
-		a.values += appendArrow(a.rows.Field(i), row[field.Name])
+		a.values += len(a.members) * len(s.columns)
 	}
 	if a.values < arrowBatchValues {
 		return nil
 	}
 	return a.flush()
+}
+
+func (a *arrowSeries[X]) head(runID, metricKey string, points uint64) {
+	a.rows.Field(arrowRunID).(*array.StringBuilder).Append(runID)
+	a.rows.Field(arrowMetricKey).(*array.StringBuilder).Append(metricKey)
+	a.rows.Field(arrowPoints).(*array.Uint64Builder).Append(points)
+}
+
+func (a *arrowSeries[X]) places(field int, x []X) {
+	switch x := any(x).(type) {
+	case []int64:
+		listOf[*array.Int64Builder](a.rows.Field(field)).AppendValues(x, nil)
+	case []float64:
+		a.floats(field, x)
+	}
+}
+
+func (a *arrowSeries[X]) floats(field int, values []float64) {
+	listOf[*array.Float64Builder](a.rows.Field(field)).AppendValues(values, nil)
+}
+
+func (a *arrowSeries[X]) columns(field int, m columnMember[X], columns []column[X]) {
+	switch {
+	case m.name == "column":
+		appendColumns(listOf[*array.Uint32Builder](a.rows.Field(field)), columns, false, func(c *column[X]) uint32 { return c.index })
+	case m.count != nil:
+		appendColumns(listOf[*array.Uint64Builder](a.rows.Field(field)), columns, false, m.count)
+	case m.value != nil:
+		appendColumns(listOf[*array.Float64Builder](a.rows.Field(field)), columns, true, m.value)
+	default:
+		if to, ok := any(m.place).(func(*column[X]) int64); ok {
+			appendColumns(listOf[*array.Int64Builder](a.rows.Field(field)), columns, true, to)
+		} else if to, ok := any(m.place).(func(*column[X]) float64); ok {
+			appendColumns(listOf[*array.Float64Builder](a.rows.Field(field)), columns, true, to)
+		}
+	}
+}
+
+// appendColumns adds what is said of each column, or null for those without
+// finite values.
+func appendColumns[X coordinate, T any](b interface {
+	Append(v T)
+	AppendNull()
+	Reserve(n int)
+}, columns []column[X], ofFinite bool, of func(*column[X]) T,
+) {
+	b.Reserve(len(columns))
+	for i := range columns {
+		if ofFinite && columns[i].finite() == 0 {
+			b.AppendNull()
+			continue
+		}
+		b.Append(of(&columns[i]))
+	}
 }
 
 func (a *arrowSeries[X]) flush() error {
@@ -142,6 +222,8 @@ func (a *arrowSeries[X]) flush() error {
 }
 
 func (a *arrowSeries[X]) end() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.values > 0 {
 		if err := a.flush(); err != nil {
 			return err
@@ -150,58 +232,9 @@ func (a *arrowSeries[X]) end() error {
 	return a.to.Close()
 }
 
-// appendArrow adds a member of a series to the column of its name, null for what
-// is not there, and returns how many values that are.
-func appendArrow(b array.Builder, v any) int {
-	switch v := v.(type) {
-	case string:
-		b.(*array.StringBuilder).Append(v)
-	case uint64:
-		b.(*array.Uint64Builder).Append(v)
-	case []uint32:
-		listOf[*array.Uint32Builder](b).AppendValues(v, nil)
-		return len(v)
-	case []uint64:
-		listOf[*array.Uint64Builder](b).AppendValues(v, nil)
-		return len(v)
-	case []int64:
-		listOf[*array.Int64Builder](b).AppendValues(v, nil)
-		return len(v)
-	case []*int64:
-		appendOrNull(listOf[*array.Int64Builder](b), v)
-		return len(v)
-	case []number:
-		values := listOf[*array.Float64Builder](b)
-		for _, n := range v {
-			values.Append(float64(n))
-		}
-		return len(v)
-	case []*number:
-		appendOrNull(listOf[*array.Float64Builder](b), v)
-		return len(v)
-	default:
-		b.AppendNull()
-	}
-	return 1
-}
-
 // listOf begins a list, and returns what takes its values.
 func listOf[B array.Builder](b array.Builder) B {
 	list := b.(*array.ListBuilder)
 	list.Append(true)
 	return list.ValueBuilder().(B)
-}
-
-func appendOrNull[N coordinate, T int64 | float64](b interface {
-	Append(v T)
-	AppendNull()
-}, values []*N,
-) {
-	for _, v := range values {
-		if v == nil {
-			b.AppendNull()
-			continue
-		}
-		b.Append(T(*v))
-	}
 }

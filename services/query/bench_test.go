@@ -1,7 +1,11 @@
 package query_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strconv"
 	"strings"
@@ -260,6 +264,22 @@ func BenchmarkAudit(b *testing.B) {
 	})
 }
 
+// counter is a client that keeps nothing: a recorder's buffer would be part of what
+// a long answer takes.
+type counter struct {
+	header        http.Header
+	status, bytes int
+}
+
+func (c *counter) Header() http.Header { return c.header }
+
+func (c *counter) WriteHeader(status int) { c.status = status }
+
+func (c *counter) Write(b []byte) (int, error) {
+	c.bytes += len(b)
+	return len(b), nil
+}
+
 // A series by columns, beside a scan by ClickHouse alone of what it reads.
 func BenchmarkSeries(b *testing.B) {
 	f := newFixture(b)
@@ -279,6 +299,7 @@ func BenchmarkSeries(b *testing.B) {
 	}{
 		{"1x1M", 1_000_000, 1, 1000},
 		{"1x10M", 10_000_000, 1, 1000},
+		{"1x50M", 50_000_000, 1, 1000},
 		{"100x10k", 10_000, 100, 1000},
 		{"1000x10k", 10_000, 1000, 300},
 	} {
@@ -287,14 +308,33 @@ func BenchmarkSeries(b *testing.B) {
 		for i, id := range ids {
 			uuids[i] = testRun{id: id}.uuid().String()
 		}
-		b.Run(c.name, func(b *testing.B) {
-			body := map[string]any{"run_ids": ids, "metric_keys": []string{"loss"}, "columns": c.columns}
-			for b.Loop() {
-				if w := f.postV1("/series", body); w.Code != 200 {
-					b.Fatal(w.Body)
+		draw := func(accept string) func(b *testing.B) {
+			return func(b *testing.B) {
+				body, err := json.Marshal(map[string]any{"run_ids": ids, "metric_keys": []string{"loss"}, "columns": c.columns})
+				if err != nil {
+					b.Fatal(err)
+				}
+				for b.Loop() {
+					r := httptest.NewRequest(http.MethodPost, "/api/v1/series", bytes.NewReader(body))
+					r.Header.Set("Content-Type", "application/json")
+					r.Header.Set("Accept", accept)
+					w := &counter{header: http.Header{}}
+					f.server.ServeHTTP(w, r)
+					if w.status != 200 {
+						b.Fatal(w.status)
+					}
+					b.ReportMetric(float64(w.bytes)/1e6, "MB")
 				}
 			}
-		})
+		}
+		b.Run(c.name+"/json", draw("application/json"))
+		b.Run(c.name+"/arrow", draw("application/vnd.apache.arrow.stream"))
+		if c.points >= 1<<16 {
+			for _, id := range ids {
+				f.rollUp(id, "loss", 7)
+			}
+			b.Run(c.name+"/blocks", draw("application/json"))
+		}
 		b.Run(c.name+"/scan", func(b *testing.B) {
 			for b.Loop() {
 				var n uint64

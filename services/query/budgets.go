@@ -2,10 +2,12 @@ package query
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"runtime"
 	"time"
 
+	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/labstack/echo/v4"
 	"golang.org/x/sync/semaphore"
@@ -94,6 +96,15 @@ func newProfile(b budget) profile {
 			"use_statistics":                       0, // which merges make: its guesses cost more than they gain
 		},
 	}
+}
+
+// columnSettings returns the settings for what is read block by block.
+func (p *profile) columnSettings() []ch.Setting {
+	settings := make([]ch.Setting, 0, len(p.settings))
+	for key, value := range p.settings {
+		settings = append(settings, ch.Setting{Key: key, Value: fmt.Sprint(value), Important: true})
+	}
+	return settings
 }
 
 type kindKey struct{}

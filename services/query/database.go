@@ -8,10 +8,14 @@ import (
 	"net"
 	"time"
 
+	"github.com/ClickHouse/ch-go"
+	"github.com/ClickHouse/ch-go/proto"
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/jackc/puddle/v2"
 
 	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/chconn"
 )
 
 // retryAfter is what a client is asked to wait when ClickHouse is away.
@@ -21,6 +25,7 @@ const retryAfter = 2 * time.Second
 // their request.
 type database struct {
 	conn     driver.Conn
+	columns  *puddle.Pool[*ch.Client] // for what is read block by block
 	slotWait time.Duration
 	profiles [kinds]profile
 }
@@ -38,6 +43,16 @@ func openDatabase(c Config) (*database, error) {
 	var err error
 	if d.conn, err = clickhouse.Open(&opts); err != nil {
 		return nil, fmt.Errorf("connect to ClickHouse: %w", err)
+	}
+	d.columns, err = puddle.NewPool(&puddle.Config[*ch.Client]{
+		Constructor: func(ctx context.Context) (*ch.Client, error) {
+			return chconn.Dial(ctx, c.ClickHouse, "runledger-query")
+		},
+		Destructor: func(client *ch.Client) { _ = client.Close() },
+		MaxSize:    int32(opts.MaxOpenConns),
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("connect to ClickHouse: %w", err), d.conn.Close())
 	}
 	return d, nil
 }
@@ -76,6 +91,60 @@ func (d *database) each(ctx context.Context, s *statement, visit func(scan func(
 	return nil
 }
 
+// blocks runs a statement and calls visit with the number of rows of each block
+// of its answer, which is in columns until visit returns. An error of visit ends
+// the statement and is returned as it is.
+func (d *database) blocks(ctx context.Context, s *statement, columns proto.Results, visit func(rows int) error) error {
+	conn, err := d.acquire(ctx)
+	if err != nil {
+		return databaseError(ctx, err)
+	}
+	var visitErr error
+	err = conn.Value().Do(ctx, ch.Query{
+		Body:       s.text.String(),
+		Parameters: s.parameters(),
+		Settings:   d.profile(ctx).columnSettings(),
+		Result:     columns,
+		OnResult: func(_ context.Context, b proto.Block) error {
+			if b.Rows > 0 {
+				visitErr = visit(b.Rows)
+			}
+			return visitErr
+		},
+	})
+	if conn.Value().IsClosed() || err != nil && !ch.IsException(err) {
+		conn.Destroy()
+	} else {
+		conn.Release()
+	}
+	if visitErr != nil {
+		return visitErr
+	}
+	if err != nil {
+		return databaseError(ctx, err)
+	}
+	return nil
+}
+
+// acquire returns a connection that answers: those that are idle may be to a
+// server that is gone.
+func (d *database) acquire(ctx context.Context) (*puddle.Resource[*ch.Client], error) {
+	for {
+		conn, err := d.columns.Acquire(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if err = conn.Value().Ping(ctx); err == nil {
+			return conn, nil
+		}
+		fresh := conn.IdleDuration() == 0
+		conn.Destroy()
+		if fresh || ctx.Err() != nil {
+			return nil, err
+		}
+	}
+}
+
 // errEnough ends a statement of which enough rows have been read.
 var errEnough = errors.New("enough rows")
 
@@ -102,7 +171,10 @@ func (d *database) ready(ctx context.Context) error {
 	return nil
 }
 
-func (d *database) close() error { return d.conn.Close() }
+func (d *database) close() error {
+	d.columns.Close()
+	return d.conn.Close()
+}
 
 // Error codes of ClickHouse.
 const (
@@ -123,21 +195,10 @@ const (
 // may try again later never is an internal error.
 func databaseError(ctx context.Context, err error) error {
 	if exception, ok := errors.AsType[*clickhouse.Exception](err); ok {
-		switch exception.Code {
-		case codeTimeoutExceeded, codeTooSlow:
-			return apierr.Wrap(err, apierr.RequestLimitExceeded,
-				"The read takes longer than a read may: narrow it, or ask for smaller pages").WithRetryAfter(retryAfter)
-		case codeTooManyRows:
-			return apierr.Wrap(err, apierr.InvalidParameterValue, "The read takes more rows than a read may: select fewer runs, metrics or steps")
-		case codeMemoryLimit:
-			return apierr.Wrap(err, apierr.RequestLimitExceeded,
-				"The read needs more memory than there is for it: narrow it, or ask for smaller pages").WithRetryAfter(retryAfter)
-		case codeTooManyQueries:
-			return apierr.Wrap(err, apierr.RequestLimitExceeded, "Too many reads are under way, try again").WithRetryAfter(retryAfter)
-		case codeUnknownTable, codeUnknownDatabase, codeSocketTimeout, codeNetworkError, codeAborted, codeQueryWasCancelled:
-			return unavailable(err)
-		}
-		return fmt.Errorf("read from ClickHouse: %w", err)
+		return exceptionError(err, exception.Code)
+	}
+	if exception, ok := ch.AsException(err); ok {
+		return exceptionError(err, int32(exception.Code))
 	}
 	if ctxErr := ctx.Err(); ctxErr != nil {
 		return errors.Join(ctxErr, err)
@@ -146,6 +207,25 @@ func databaseError(ctx context.Context, err error) error {
 	if errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, clickhouse.ErrAcquireConnTimeout) || errors.Is(err, clickhouse.ErrAcquireConnNoAddress) ||
 		errors.Is(err, clickhouse.ErrConnectionClosed) {
+		return unavailable(err)
+	}
+	return fmt.Errorf("read from ClickHouse: %w", err)
+}
+
+// exceptionError does so with an error that ClickHouse gave a code.
+func exceptionError(err error, code int32) error {
+	switch code {
+	case codeTimeoutExceeded, codeTooSlow:
+		return apierr.Wrap(err, apierr.RequestLimitExceeded,
+			"The read takes longer than a read may: narrow it, or ask for smaller pages").WithRetryAfter(retryAfter)
+	case codeTooManyRows:
+		return apierr.Wrap(err, apierr.InvalidParameterValue, "The read takes more rows than a read may: select fewer runs, metrics or steps")
+	case codeMemoryLimit:
+		return apierr.Wrap(err, apierr.RequestLimitExceeded,
+			"The read needs more memory than there is for it: narrow it, or ask for smaller pages").WithRetryAfter(retryAfter)
+	case codeTooManyQueries:
+		return apierr.Wrap(err, apierr.RequestLimitExceeded, "Too many reads are under way, try again").WithRetryAfter(retryAfter)
+	case codeUnknownTable, codeUnknownDatabase, codeSocketTimeout, codeNetworkError, codeAborted, codeQueryWasCancelled:
 		return unavailable(err)
 	}
 	return fmt.Errorf("read from ClickHouse: %w", err)

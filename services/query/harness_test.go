@@ -242,6 +242,27 @@ func (f *fixture) insertPoints(runID string, points ...point) {
 	})
 }
 
+// rollUp writes the blocks of what a series has, each of 2^width steps, as the
+// projector does.
+func (f *fixture) rollUp(runID, key string, width int) {
+	f.t.Helper()
+	for _, q := range []string{
+		`INSERT INTO metric_rollups SELECT run_id, key, {width:UInt8}, bitShiftRight(step, {width:UInt8}) AS block, (SELECT max(seq) FROM metrics WHERE run_id = {run:UUID}),
+			count(), countIf(isNaN(value)), countIf(value = inf), countIf(value = -inf),
+			minIf(step, isFinite(value)), argMinIf(value, (step, timestamp, value), isFinite(value)),
+			maxIf(step, isFinite(value)), argMaxIf(value, (step, timestamp, value), isFinite(value)),
+			argMinIf(step, (value, step), isFinite(value)), minIf(value, isFinite(value)),
+			argMinIf(step, (-value, step), isFinite(value)), maxIf(value, isFinite(value)), sumIf(value, isFinite(value))
+			FROM metrics FINAL WHERE run_id = {run:UUID} AND key = {key:String} GROUP BY run_id, key, block`,
+		"INSERT INTO metric_rollups (run_id, key, width, block, version) SELECT {run:UUID}, {key:String}, 0, {width:Int64}, (SELECT max(seq) FROM metrics WHERE run_id = {run:UUID})",
+	} {
+		if err := f.conn.Exec(f.t.Context(), q, clickhouse.Named("run", testRun{id: runID}.uuid().String()), clickhouse.Named("key", key),
+			clickhouse.Named("width", width)); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+}
+
 // longSeries writes a series of so many points, ten milliseconds apart, whose
 // first is at historyStart, and returns its run.
 func (f *fixture) longSeries(key string, points int) (run string) {

@@ -56,8 +56,6 @@ type seriesAxis struct {
 type seriesRange struct {
 	From *axisValue `json:"from"`
 	To   *axisValue `json:"to"`
-
-	before *axisValue // instead of To, and not included
 }
 
 // axisValue is a place on an axis: an int64 where the axis is integral. The
@@ -308,7 +306,7 @@ func (s *Service) answerSeries(ec echo.Context) error {
 	}
 	defer leave()
 	if req.X.Axis == axisMetric {
-		return drawSeries[number](ec, s, &req, runs, more)
+		return drawSeries[float64](ec, s, &req, runs, more)
 	}
 	return drawSeries[int64](ec, s, &req, runs, more)
 }

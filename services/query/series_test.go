@@ -133,6 +133,9 @@ func TestSeriesSaysWhatItsPointsSay(t *testing.T) {
 			// In parts that overlap, in the order in which they come.
 			for part := range slices.Chunk(points, rapid.IntRange(1, 60).Draw(rt, "part")) {
 				f.insertPoints(id, part...)
+				if rapid.Bool().Draw(rt, "doubled") {
+					f.insertPoints(id, part...) // by a second writer
+				}
 			}
 		}
 		columns := rapid.OneOf(rapid.IntRange(1, 12), rapid.IntRange(1, 2)).Draw(rt, "columns")
@@ -402,6 +405,131 @@ func (r raster) line(x0, y0, x1, y1 int) {
 	}
 }
 
+func TestTimesBeyondInt64(t *testing.T) {
+	f := newFixture(t)
+	f.project()
+	for _, c := range []struct {
+		start, timestamp, want int64
+	}{
+		{1, math.MinInt64, math.MinInt64},
+		{1, math.MinInt64 + 1, math.MinInt64},
+		{1, math.MinInt64 + 2, math.MinInt64 + 1},
+		{-1, math.MaxInt64, math.MaxInt64},
+		{-1, math.MaxInt64 - 1, math.MaxInt64},
+		{-2, math.MaxInt64 - 3, math.MaxInt64 - 1},
+		{math.MinInt64, 0, math.MaxInt64},
+		{math.MaxInt64, -2, math.MinInt64},
+		{500, 700, 200},
+	} {
+		run := f.insert(testRun{experiment: 1, start: c.start, metrics: []point{{key: "loss"}}})[0]
+		f.insertPoints(run.id, point{key: "loss", timestamp: c.timestamp})
+		s := decode[wireSeriesAnswer](t, f.postV1("/series", map[string]any{
+			"run_ids": []string{run.id}, "metric_keys": []string{"loss"}, "x": map[string]any{"axis": "relative_time"},
+		})).Series[0]
+		if got := fmt.Sprintf("%s", s.X); got != fmt.Sprintf("[%d]", c.want) {
+			t.Errorf("%d since %d: %s, want %d", c.timestamp, c.start, got, c.want)
+		}
+	}
+}
+
+// insertInParts writes the points of a series, of which any part may be rolled up.
+func (f *fixture) insertInParts(t *rapid.T, run string, points []point) {
+	for part := range slices.Chunk(points, rapid.IntRange((len(points)+2)/3, len(points)).Draw(t, "part")) {
+		f.insertPoints(run, part...)
+		if rapid.Bool().Draw(t, "doubled") {
+			f.insertPoints(run, part[:1]...) // by a second writer
+		}
+		if rapid.Bool().Draw(t, "rolled up") {
+			f.rollUp(run, part[0].key, rapid.IntRange(7, 50).Draw(t, "width"))
+		}
+	}
+}
+
+// What is drawn from blocks is what is drawn from points, on columns that begin
+// with a block.
+func TestSeriesOfBlocks(t *testing.T) {
+	f := newFixture(t)
+	f.project()
+	fromBlocks := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		run := testRun{experiment: 1}.withDefaults()
+		value := rapid.OneOf(rapid.Float64Range(-10, 10), rapid.SampledFrom([]float64{math.NaN(), math.Inf(1), math.Inf(-1), 0, 7}))
+		stride := rapid.SampledFrom([]int64{40, 3000, 1 << 50}).Draw(rt, "stride")
+		first := rapid.SampledFrom([]int64{0, -3, -100 * stride, math.MinInt64, math.MaxInt64 - 400*stride}).Draw(rt, "first")
+		seen := map[string]bool{}
+		var points []point
+		for range rapid.IntRange(50, 400).Draw(rt, "points") {
+			p := point{
+				key: "loss", step: first + rapid.Int64Range(0, 400).Draw(rt, "step")*stride + rapid.Int64Range(0, stride/40).Draw(rt, "off")/2,
+				timestamp: rapid.Int64Range(0, 3).Draw(rt, "timestamp"), value: value.Draw(rt, "value"),
+			}
+			if id := fmt.Sprint(p); p.step >= first && !seen[id] {
+				seen[id] = true
+				points = append(points, p)
+			}
+		}
+		run.metrics = points[:1]
+		f.insert(run)
+		f.insertInParts(rt, run.id, points)
+		columns := rapid.IntRange(1, 20).Draw(rt, "columns")
+		body := map[string]any{"run_ids": []string{run.id}, "metric_keys": []string{"loss"}, "columns": columns}
+		bounds := map[string]any{}
+		least, most := int64(math.MinInt64), int64(math.MaxInt64)
+		if rapid.Bool().Draw(rt, "from") {
+			least = points[0].step
+			bounds["from"] = least
+		}
+		if to := points[len(points)-1].step; to >= least && rapid.Bool().Draw(rt, "to") {
+			most = to
+			bounds["to"] = most
+		}
+		body["range"] = bounds
+		answer := decode[wireSeriesAnswer](t, f.postV1("/series", body))
+		var want []drawn
+		lowest, highest := most, least
+		for _, p := range points {
+			if p.step >= least && p.step <= most {
+				want = append(want, drawn{x: exact(p.step), text: fmt.Sprint(p.step), point: p})
+				lowest, highest = min(lowest, p.step), max(highest, p.step)
+			}
+		}
+		if bounds["from"] != nil {
+			lowest = least
+		}
+		if bounds["to"] != nil {
+			highest = most
+		}
+		slices.SortFunc(want, drawnOrder)
+		got := answer.Series[0]
+		if len(want) <= 2*columns {
+			checkRaw(rt, got, want)
+			return
+		}
+		var from, to int64
+		if json.Unmarshal(answer.Frame.From, &from) != nil || json.Unmarshal(answer.Frame.To, &to) != nil {
+			rt.Fatalf("the frame %+v", answer.Frame)
+		}
+		plain := (uint64(highest)-uint64(lowest))/uint64(columns) + 1
+		width := answer.Frame.Width
+		if to != highest || from > lowest || uint64(lowest)-uint64(from) >= plain/8+1 || width < plain || width-plain > plain/8+plain/8/uint64(columns)+1 {
+			rt.Fatalf("columns of %d from %d to %d, for points from %d to %d and columns of %d", width, from, to, lowest, highest, plain)
+		}
+		if from != lowest || width != plain {
+			fromBlocks++
+		}
+		for i, p := range want {
+			want[i].wantColumn = (uint64(p.point.step) - uint64(from)) / width
+		}
+		if last := want[len(want)-1].wantColumn; last >= uint64(columns) {
+			rt.Fatalf("column %d of %d", last, columns)
+		}
+		checkColumns(rt, got, want)
+	})
+	if fromBlocks == 0 {
+		t.Error("no series was drawn from blocks")
+	}
+}
+
 // The line through the columns has the pixels of the line through all points,
 // spikes of one step included.
 func TestColumnsHaveThePixelsOfThePoints(t *testing.T) {
@@ -427,7 +555,7 @@ func TestColumnsHaveThePixelsOfThePoints(t *testing.T) {
 		}
 		run.metrics = points[:1]
 		f.insert(run)
-		f.insertPoints(run.id, points...)
+		f.insertInParts(rt, run.id, points)
 		answer := decode[wireSeriesAnswer](t, f.postV1("/series", map[string]any{"run_ids": []string{run.id}, "metric_keys": []string{"loss"}, "columns": columns}))
 		got := answer.Series[0]
 		if len(points) <= 2*columns {
@@ -441,7 +569,10 @@ func TestColumnsHaveThePixelsOfThePoints(t *testing.T) {
 			lowest, highest = min(lowest, p.value), max(highest, p.value)
 		}
 		row := func(v float64) int { return int((v - lowest) / (highest - lowest + 1e-300) * (height - 1)) }
-		from := points[0].step
+		var from int64
+		if err := json.Unmarshal(answer.Frame.From, &from); err != nil {
+			rt.Fatal(err)
+		}
 		column := func(step int64) int { return int(uint64(step-from) / answer.Frame.Width) }
 		whole := raster{}
 		for i := range points {

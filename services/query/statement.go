@@ -5,8 +5,11 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/ClickHouse/ch-go/proto"
 	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
+	"github.com/runledger/runledger/pkg/chconn"
 	"github.com/runledger/runledger/pkg/filter"
 )
 
@@ -34,6 +37,17 @@ func (s *statement) bind(typ string, value any) string {
 // bindFloat binds the bits of a double: as text it would lose the last one.
 func (s *statement) bindFloat(f float64) string {
 	return "reinterpretAsFloat64(" + s.bind("UInt64", math.Float64bits(f)) + ")"
+}
+
+// parameters returns the bound parameters for what is read block by block.
+func (s *statement) parameters() []proto.Parameter {
+	values := make(map[string]any, len(s.args))
+	for _, arg := range s.args {
+		if named, ok := arg.(driver.NamedValue); ok {
+			values[named.Name] = named.Value
+		}
+	}
+	return chconn.Parameters(values)
 }
 
 // compare returns the condition that expr meets the operator and the value.

@@ -105,7 +105,7 @@ func (s *Service) reach(ctx context.Context, runs []run, o *objective) (map[uuid
 		return found, nil
 	}
 	series := seriesRequest{MetricKeys: []string{o.MetricKey}}
-	if err := s.checkKeys(ctx, &series, runs); err != nil {
+	if _, err := s.countSeries(ctx, &series, runs); err != nil {
 		return nil, err
 	}
 	var st statement

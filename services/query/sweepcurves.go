@@ -1,8 +1,14 @@
 package query
 
 import (
+	"context"
+	"maps"
+	"math"
+	"slices"
 	"strconv"
+	"sync"
 
+	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
 
 	"github.com/runledger/runledger/pkg/httpapi"
@@ -67,14 +73,14 @@ func (s *Service) sweepCurves(ec echo.Context) error {
 	}
 	defer leave()
 	if req.X.Axis == axisMetric {
-		return drawCurves[number](ec, s, &req, runs, more)
+		return drawCurves[float64](ec, s, &req, runs, more)
 	}
 	return drawCurves[int64](ec, s, &req, runs, more)
 }
 
 func drawCurves[X coordinate](ec echo.Context, s *Service, req *curvesRequest, runs []run, more bool) error {
 	ctx := ec.Request().Context()
-	if err := s.checkKeys(ctx, &req.seriesRequest, runs); err != nil {
+	if _, err := s.countSeries(ctx, &req.seriesRequest, runs); err != nil {
 		return err
 	}
 	groups, err := s.groupRuns(ctx, runs, req.GroupBy)
@@ -84,34 +90,14 @@ func drawCurves[X coordinate](ec echo.Context, s *Service, req *curvesRequest, r
 	if n := len(groups) * len(req.MetricKeys) * *req.Columns; n > maxSeriesCells {
 		return httpapi.InvalidField("columns", "%d groups with %d metrics in %d columns are more than %d: ask for fewer columns, metrics or groups", len(groups), len(req.MetricKeys), *req.Columns, maxSeriesCells)
 	}
-	extents, err := seriesExtents[X](ctx, s, &req.seriesRequest, runs)
+	l, err := layoutOf[X](ctx, s, &req.seriesRequest, runs)
 	if err != nil {
 		return err
 	}
-	g := gridOf(&req.seriesRequest, extents)
 	out := newAnswer(ec, "curves")
 	for _, key := range req.MetricKeys {
-		curves := make([]curve, len(groups))
-		for i, g := range groups {
-			curves[i] = curve{Group: g.values, MetricKey: key, Runs: len(g.runs), Quantiles: make([][]number, len(req.Quantiles))}
-		}
-		if err := s.db.each(ctx, curvesStatement(req, key, groups, runs, g), func(scan func(...any) error) error {
-			var at, column uint32
-			var count uint64
-			var mean, std, least, most float64
-			var quantiles []float64
-			if err := scan(&at, &column, &count, &mean, &std, &least, &most, &quantiles); err != nil {
-				return err
-			}
-			c := &curves[at]
-			c.Column, c.Count, c.Mean = append(c.Column, column), append(c.Count, count), append(c.Mean, number(mean))
-			c.Std = append(c.Std, orNull(count > 1, number(std)))
-			c.Min, c.Max = append(c.Min, number(least)), append(c.Max, number(most))
-			for i, q := range quantiles {
-				c.Quantiles[i] = append(c.Quantiles[i], number(q))
-			}
-			return nil
-		}); err != nil {
+		curves, err := curvesOf(ctx, s, req, key, groups, runs, l)
+		if err != nil {
 			return err
 		}
 		for _, c := range curves {
@@ -121,37 +107,86 @@ func drawCurves[X coordinate](ec echo.Context, s *Service, req *curvesRequest, r
 		}
 	}
 	return out.endWith("frame", seriesFrame[X]{
-		Axis: req.X.Axis, From: g.from, To: g.to, Columns: g.columns, Width: g.width, MoreRuns: more,
+		Axis: req.X.Axis, From: l.from, To: l.to, Columns: l.columns, Width: l.width, MoreRuns: more,
 	})
 }
 
-// curvesStatement returns the statement for what the groups have of a metric in
-// the columns: of each run one value a column, and then of each group.
-func curvesStatement[X coordinate](req *curvesRequest, key string, groups []runGroup, runs []run, g grid[X]) *statement {
-	var ids []string
-	var places []uint32
+// curvesOf returns what the groups have of a metric in the columns: of each run
+// one value a column, and then of each group.
+func curvesOf[X coordinate](ctx context.Context, s *Service, req *curvesRequest, key string, groups []runGroup, runs []run, l layout[X]) ([]curve, error) {
+	place := make(map[uuid.UUID]int, len(runs))
+	values := make([]map[uint32][]float64, len(groups)) // by column
 	for i, group := range groups {
+		values[i] = make(map[uint32][]float64)
 		for _, r := range group.runs {
-			ids, places = append(ids, r.id.String()), append(places, uint32(i))
+			place[r.id] = i
 		}
 	}
-	st := new(statement)
-	points := req.seriesPoints(st, key, runs, true)
-	aggregates := "count(), avg(v), stddevSampStable(v), min(v), max(v), "
-	if len(req.Quantiles) == 0 {
-		aggregates += "CAST([], 'Array(Float64)')"
-	} else {
-		aggregates += "quantilesExactInclusive("
-		for i, q := range req.Quantiles {
-			if i > 0 {
-				aggregates += ", "
-			}
-			aggregates += st.bindFloat(q)
-		}
-		aggregates += ")(v)"
+	var mu sync.Mutex
+	tasks, ctx := newTasks(ctx)
+	for _, part := range parts(runs) {
+		tasks.Go(func() error {
+			return eachDrawing(ctx, s, &req.seriesRequest, key, part, l, 0, func(d *drawing[X]) error {
+				mu.Lock()
+				defer mu.Unlock()
+				of := values[place[d.run]]
+				for i := range d.columns {
+					if c := &d.columns[i]; c.finite() > 0 {
+						of[c.index] = append(of[c.index], c.mean())
+					}
+				}
+				return nil
+			})
+		})
 	}
-	st.write("SELECT place, c, ", aggregates, " FROM (SELECT run_id, c, avg(value) AS v FROM (SELECT run_id, ", g.column(st), " AS c, value FROM (", points, ")",
-		" WHERE isFinite(value)) GROUP BY run_id, c) AS p INNER JOIN (SELECT id AS run_id, place FROM (SELECT ", st.bind("Array(UUID)", ids), " AS id, ",
-		st.bind("Array(UInt32)", places), " AS place) ARRAY JOIN id, place) AS g USING (run_id) GROUP BY place, c ORDER BY place, c")
-	return st
+	if err := tasks.Wait(); err != nil {
+		return nil, err
+	}
+	curves := make([]curve, len(groups))
+	for i, group := range groups {
+		curves[i] = curve{Group: group.values, MetricKey: key, Runs: len(group.runs), Quantiles: make([][]number, len(req.Quantiles))}
+		for _, column := range slices.Sorted(maps.Keys(values[i])) {
+			curves[i].add(column, values[i][column], req.Quantiles)
+		}
+	}
+	return curves, nil
+}
+
+// add adds a column, in which runs have values.
+func (c *curve) add(column uint32, values []float64, quantiles []float64) {
+	slices.Sort(values)
+	n := len(values)
+	mean, std := meanAndStd(values)
+	c.Column, c.Count, c.Mean = append(c.Column, column), append(c.Count, uint64(n)), append(c.Mean, number(mean))
+	c.Std = append(c.Std, orNull(n > 1, number(std)))
+	c.Min, c.Max = append(c.Min, number(values[0])), append(c.Max, number(values[n-1]))
+	for i, q := range quantiles {
+		c.Quantiles[i] = append(c.Quantiles[i], number(quantileOf(values, q)))
+	}
+}
+
+// meanAndStd returns the mean, and the standard deviation of a sample: NaN of one
+// value.
+func meanAndStd(values []float64) (mean, std float64) {
+	for _, v := range values {
+		mean += v
+	}
+	mean /= float64(len(values))
+	var squares float64
+	for _, v := range values {
+		squares += (v - mean) * (v - mean)
+	}
+	return mean, math.Sqrt(squares / float64(len(values)-1))
+}
+
+// quantileOf returns a quantile of sorted values, interpolated linearly between
+// those that are nearest: definition 7 of Hyndman and Fan, The American
+// Statistician 50 (1996).
+func quantileOf(sorted []float64, q float64) float64 {
+	at, part := math.Modf(q * float64(len(sorted)-1))
+	i := int(at)
+	if part == 0 {
+		return sorted[i]
+	}
+	return sorted[i]*(1-part) + sorted[i+1]*part
 }

@@ -76,7 +76,7 @@ func (s *Service) sweepCoordinates(ec echo.Context) error {
 		answer.Runs = append(answer.Runs, nameRun(r))
 	}
 	for _, name := range names {
-		answer.Dimensions = append(answer.Dimensions, dimensionOf(name, column(runs, has, name)))
+		answer.Dimensions = append(answer.Dimensions, dimensionOf(name, attributeOf(runs, has, name)))
 	}
 	for i, o := range req.Objectives {
 		values := objectiveValues{objective: o, Values: []*number{}}
@@ -111,8 +111,8 @@ func differing(runs []run, has map[uuid.UUID]map[attribute]string) []attribute {
 	return names
 }
 
-// column returns what each run has of an attribute, nil where it has none.
-func column(runs []run, has map[uuid.UUID]map[attribute]string, name attribute) []*string {
+// attributeOf returns what each run has of an attribute, nil where it has none.
+func attributeOf(runs []run, has map[uuid.UUID]map[attribute]string, name attribute) []*string {
 	values := make([]*string, len(runs))
 	for i, r := range runs {
 		v, ok := has[r.id][name]
@@ -217,7 +217,7 @@ func (s *Service) sweepImportance(ec echo.Context) error {
 	}
 	effects := []effect{}
 	for _, name := range names {
-		effects = append(effects, effectOf(name, column(runs, has, name), y))
+		effects = append(effects, effectOf(name, attributeOf(runs, has, name), y))
 	}
 	slices.SortStableFunc(effects, func(a, b effect) int { return cmp.Compare(orLeast(b.Importance), orLeast(a.Importance)) })
 	return mlflow.WriteJSON(ec.Response(), struct {

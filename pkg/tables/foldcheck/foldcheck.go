@@ -468,7 +468,8 @@ func experimentRow(name, location, lifecycle string, created, updated int64, tag
 }
 
 // Compare reads the tables and returns an error that lists the differences. A
-// row that is there twice is one, in metrics and audit even without FINAL.
+// row that is there twice is one, in metrics and audit even without FINAL. Of
+// metric_rollups, which is behind the log, it is compared what is not.
 func (t Tables) Compare(ctx context.Context, conn driver.Conn) error {
 	got, err := read(ctx, conn)
 	if err != nil {
@@ -478,6 +479,7 @@ func (t Tables) Compare(ctx context.Context, conn driver.Conn) error {
 	for _, name := range slices.Sorted(maps.Keys(t)) {
 		errs = append(errs, compare(name, t[name], got[name]))
 	}
+	errs = append(errs, compareRollups(ctx, conn))
 	return errors.Join(errs...)
 }
 

@@ -1,0 +1,205 @@
+package projector
+
+import (
+	"errors"
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"github.com/runledger/runledger/pkg/events"
+)
+
+// rolled returns how many blocks there are of a series, and up to where.
+func (w *world) rolled(run, key string) (blocks, through uint64) {
+	w.t.Helper()
+	err := w.conn.QueryRow(w.t.Context(), "SELECT uniqExactIf(block, width > 0), maxIf(version, width = 0) FROM metric_rollups WHERE run_id = ? AND key = ? SETTINGS apply_mutations_on_fly = 1",
+		uuid.MustParse(run), key).Scan(&blocks, &through)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return blocks, through
+}
+
+// waitRolled returns when a series is rolled up to a sequence.
+func (w *world) waitRolled(run, key string, through uint64) (blocks uint64) {
+	w.t.Helper()
+	for deadline := time.Now().Add(eventually); ; time.Sleep(10 * time.Millisecond) {
+		blocks, at := w.rolled(run, key)
+		if at >= through {
+			return blocks
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%d blocks up to %d, want %d", blocks, at, through)
+		}
+	}
+}
+
+func rollEvery(points int) func(*Config) {
+	return func(c *Config) { c.RollupPoints = points }
+}
+
+// The blocks of a series say what its points say, whatever order those come in,
+// and wherever their writing ends.
+func TestRollupsSayWhatThePointsSay(t *testing.T) {
+	w := newWorld(t)
+	rapid.Check(t, func(rt *rapid.T) {
+		run := newRunID()
+		w.mustPublish(w.created(run))
+		value := rapid.OneOf(rapid.Float64Range(-10, 10), rapid.SampledFrom([]float64{math.NaN(), math.Inf(1), math.Inf(-1), 0, 3}))
+		stride := rapid.SampledFrom([]int64{1, 1, 10, 1 << 40}).Draw(rt, "stride")
+		next := rapid.SampledFrom([]int64{0, -500 * stride, math.MinInt64, math.MaxInt64 - 900*stride}).Draw(rt, "first")
+		var logged []events.Point
+		lives := rapid.IntRange(1, 3).Draw(rt, "lives")
+		for range lives {
+			fails := rapid.IntRange(0, 6).Draw(rt, "fails after")
+			_, stop := w.start(func(c *Config) {
+				c.RollupPoints = 50
+				c.failpoint = func(_, table string, _ bool) error {
+					if table != string(tableRollups) || fails == 0 {
+						return nil
+					}
+					if fails--; fails == 0 {
+						return errors.New("lost")
+					}
+					return nil
+				}
+			})
+			stopped := false
+			defer func() { // two of one name must not run at a time
+				if !stopped {
+					_ = stop()
+				}
+			}()
+			for range rapid.IntRange(1, 4).Draw(rt, "batches") {
+				var points []events.Point
+				for range rapid.IntRange(1, 300).Draw(rt, "points") {
+					points = append(points, events.Point{Key: "loss", Step: next, Timestamp: 7, Value: value.Draw(rt, "value")})
+					if next <= math.MaxInt64-stride {
+						next += stride
+					}
+				}
+				for range rapid.IntRange(0, 3).Draw(rt, "late") {
+					if len(logged) > 0 {
+						p := logged[rapid.IntRange(0, len(logged)-1).Draw(rt, "of")]
+						p.Timestamp, p.Value = rapid.Int64Range(0, 9).Draw(rt, "at"), value.Draw(rt, "value")
+						points = append(points, p)
+					}
+				}
+				logged = append(logged, points...)
+				w.mustPublish(w.logged(run, points...))
+				w.wait()
+				if rapid.Bool().Draw(rt, "look") {
+					if err := w.compare(); err != nil {
+						rt.Fatal(err)
+					}
+				}
+			}
+			stopped = true
+			if err := stop(); err != nil {
+				rt.Fatal(err)
+			}
+		}
+		if err := w.compare(); err != nil {
+			rt.Fatal(err)
+		}
+	})
+}
+
+// A series is rolled up as it grows, and a late point changes its block.
+func TestRollupsFollow(t *testing.T) {
+	w := newWorld(t)
+	_, stop := w.start(rollEvery(1000))
+	run := newRunID()
+	w.mustPublish(w.created(run), w.logged(run, series("loss", 0, 999)...), w.logged(run, series("short", 0, 10)...))
+	w.wait()
+	if blocks, through := w.rolled(run, "loss"); blocks != 0 || through != 0 {
+		t.Fatalf("%d blocks up to %d of a short series", blocks, through)
+	}
+	w.mustPublish(w.logged(run, series("loss", 999, 19_001)...))
+	if blocks := w.waitRolled(run, "loss", 4); blocks != 157 { // 20 000 steps of 128
+		t.Errorf("%d blocks of 20 000 points", blocks)
+	}
+	w.check()
+	late := events.Point{Key: "loss", Step: 5, Timestamp: 1, Value: 1e9}
+	w.mustPublish(w.logged(run, append(series("loss", 20_000, 1000), late)...))
+	if blocks := w.waitRolled(run, "loss", 5); blocks != 165 {
+		t.Errorf("%d blocks of 21 000 points", blocks)
+	}
+	w.check()
+	var highest float64
+	if err := w.conn.QueryRow(t.Context(), "SELECT max(max) FROM metric_rollups FINAL").Scan(&highest); err != nil || highest != 1e9 {
+		t.Errorf("the late point is not there: %v, %v", highest, err)
+	}
+	// 0 has the late point, 156 was not full, the others are new.
+	var again []int64
+	if err := w.conn.QueryRow(t.Context(), "SELECT arraySort(groupArrayIf(block, version = 5 AND width > 0)) FROM metric_rollups FINAL").Scan(&again); err != nil ||
+		!slices.Equal(again, []int64{0, 156, 157, 158, 159, 160, 161, 162, 163, 164}) {
+		t.Errorf("the blocks %v were summed up, %v", again, err)
+	}
+	if blocks, _ := w.rolled(run, "short"); blocks != 0 {
+		t.Errorf("%d blocks of a short series", blocks)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	// Tables that are older than their roll-ups get them.
+	if err := w.conn.Exec(t.Context(), "TRUNCATE TABLE metric_rollups"); err != nil {
+		t.Fatal(err)
+	}
+	w.start(rollEvery(1000))
+	if blocks := w.waitRolled(run, "loss", 5); blocks != 165 {
+		t.Errorf("%d blocks after they were lost", blocks)
+	}
+	w.check()
+}
+
+// Nothing of a purged run is left, nor comes back.
+func TestRollupsOfAPurgedRun(t *testing.T) {
+	w := newWorld(t)
+	w.start(rollEvery(100))
+	for range 5 {
+		run := newRunID()
+		entries := []entry{w.created(run)}
+		for i := range 20 {
+			entries = append(entries, w.logged(run, series("loss", i*200, 200)...))
+		}
+		w.mustPublish(append(entries,
+			w.ofRun(run, events.KindMeta, &events.Event{Data: &events.Event_RunDeleted{RunDeleted: &events.RunDeleted{RunId: run}}}),
+			w.ofRun(run, events.KindMeta, &events.Event{Data: &events.Event_RunPurged{RunPurged: &events.RunPurged{RunId: run}}}))...)
+		w.wait()
+	}
+	run := newRunID()
+	w.mustPublish(w.created(run), w.logged(run, series("loss", 0, 200)...))
+	w.waitRolled(run, "loss", 1)
+	w.check()
+	var runs []uuid.UUID
+	if err := w.conn.QueryRow(t.Context(), "SELECT groupUniqArray(run_id) FROM metric_rollups SETTINGS apply_mutations_on_fly = 1").Scan(&runs); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(runs, []uuid.UUID{uuid.MustParse(run)}) {
+		t.Errorf("roll-ups of the runs %v, want those of %s", runs, run)
+	}
+}
+
+func TestBlocksOfStatements(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		from, to int64
+		width    int
+		want     []steps
+	}{
+		{"one", 0, 0, 7, []steps{{0, 127}}},
+		{"negative", -2, -1, 7, []steps{{-256, -1}}},
+		{"all there are", -1, 0, 63, []steps{{math.MinInt64, math.MaxInt64}}},
+		{"the last", math.MaxInt64 >> 7, math.MaxInt64 >> 7, 7, []steps{{math.MaxInt64 - 127, math.MaxInt64}}},
+		{"too many for one", 0, statementBlocks, 7, []steps{{0, statementBlocks<<7 - 1}, {statementBlocks << 7, statementBlocks<<7 + 127}}},
+	} {
+		if got := inStatements(nil, c.from, c.to, c.width); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
