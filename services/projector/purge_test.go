@@ -139,22 +139,41 @@ func (w *world) caughtUpSoon() <-chan struct{} {
 	return done
 }
 
-// The rows of a run that is purged are deleted by the engine, not only hidden.
+// The rows of a run that is purged are deleted by the engine, not only hidden,
+// and from the copies in the order of runs as well.
 func TestPurgedRowsAreDeleted(t *testing.T) {
 	w := newWorld(t)
 	before, end, purged := w.purgeHistory()
 	w.mustPublish(before...)
 	w.start(nil)
 	w.wait()
+	rows := func(from string) (n uint64) {
+		t.Helper()
+		if err := w.conn.QueryRow(t.Context(), fmt.Sprintf("SELECT count() FROM %s WHERE replaceAll(toString(run_id), '-', '') = $1", from), purged).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	var tables []string
+	for _, table := range tablesOfRuns {
+		tables = append(tables, string(table))
+	}
+	for _, table := range []tableName{tableAttributes, tableLatest} {
+		// A part that is merged has the copy, even if it is merged alone.
+		if err := w.conn.Exec(t.Context(), fmt.Sprintf("OPTIMIZE TABLE %s FINAL", table)); err != nil {
+			t.Fatal(err)
+		}
+		copied := fmt.Sprintf("mergeTreeProjection(currentDatabase(), %s, by_run)", table)
+		if rows(copied) == 0 {
+			t.Fatalf("%s has no copy of the run's rows", table)
+		}
+		tables = append(tables, copied)
+	}
 	w.mustPublish(end...)
 	w.wait()
 	w.check()
-	for _, table := range tablesOfRuns {
-		until(t, "the rows are gone from "+string(table), func() bool {
-			var n uint64
-			err := w.conn.QueryRow(t.Context(), fmt.Sprintf("SELECT count() FROM %s WHERE replaceAll(toString(run_id), '-', '') = $1", table), purged).Scan(&n)
-			return err == nil && n == 0
-		})
+	for _, table := range tables {
+		until(t, "the rows are gone from "+table, func() bool { return rows(table) == 0 })
 	}
 }
 

@@ -226,7 +226,14 @@ func (s *store) insert(ctx context.Context, t tableName, rows proto.Input) error
 // and counts for every read with apply_mutations_on_fly; the engine carries it
 // out when it gets to it, and does not make the projection wait for a merge. A
 // deletion whose outcome is unknown may be repeated.
+//
+// From a table with a copy in another order the rows are deleted by writing its
+// parts again: the engine (26.7) leaves rows in the copy that it only marks.
 func (s *store) purge(ctx context.Context, t tableName, runs []*run) error {
+	statement := "purge"
+	if t == tableAttributes || t == tableLatest {
+		statement = "purge_copied"
+	}
 	step := "delete from " + t
 	if err := s.failed(step, false); err != nil {
 		return err
@@ -238,7 +245,7 @@ func (s *store) purge(ctx context.Context, t tableName, runs []*run) error {
 		ids[i] = r.id.String()
 	}
 	err := s.client.Do(ctx, ch.Query{
-		Body:       s.sql["purge"],
+		Body:       s.sql[statement],
 		QueryID:    s.prefix + purgeMark + uuid.NewString(),
 		Parameters: chconn.Parameters(map[string]any{"table": string(t), "runs": ids}),
 	})

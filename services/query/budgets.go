@@ -93,6 +93,7 @@ func newProfile(b budget) profile {
 			"use_skip_indexes_if_final_exact_mode": 1,
 			"join_use_nulls":                       0,
 			"transform_null_in":                    0,
+			"use_statistics":                       0, // which merges make: its guesses cost more than they gain
 		},
 	}
 }

@@ -125,13 +125,9 @@ func (s *Service) countSeries(ctx context.Context, req *seriesRequest, runs []ru
 	if req.X.Axis == axisMetric {
 		wanted = append(slices.Clone(wanted), req.X.MetricKey)
 	}
-	ids, experiments := make([]string, len(runs)), make([]uint64, len(runs))
-	for i, r := range runs {
-		ids[i], experiments[i] = r.id.String(), r.experimentID
-	}
 	var st statement
-	st.write("SELECT toString(key), uniqExact(run_id) FROM latest_metrics WHERE experiment_id IN ", st.bind("Array(UInt64)", experiments),
-		" AND key IN ", st.bind("Array(String)", wanted), " AND run_id IN ", st.bind("Array(UUID)", ids), " GROUP BY key")
+	st.write("SELECT toString(key), uniqExact(run_id) FROM latest_metrics WHERE ", st.ofRuns(runs),
+		" AND key IN ", st.bind("Array(String)", wanted), " GROUP BY key")
 	series := make(map[string]uint64)
 	err := s.db.each(ctx, &st, func(scan func(...any) error) error {
 		var key string

@@ -2,7 +2,9 @@ package query
 
 import (
 	"context"
+	"strings"
 
+	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
 )
 
@@ -36,4 +38,26 @@ func HistoryToken(runID, key string, timestamp, step int64, value float64) strin
 		panic(err)
 	}
 	return token
+}
+
+// FetchPlans returns how the engine finds the metrics of runs, and their
+// parameters and tags.
+func (s *Service) FetchPlans(ctx context.Context, experiment uint64, ids []uuid.UUID) (plans [2]string, err error) {
+	var runs []run
+	for _, id := range ids {
+		runs = append(runs, run{id: id, experimentID: experiment})
+	}
+	for i, fetch := range []*statement{latestMetricsOf(runs), attributesOf(runs)} {
+		st := &statement{args: fetch.args}
+		st.write("EXPLAIN ", fetch.text.String())
+		var lines []string
+		if err := s.db.each(ctx, st, func(scan func(...any) error) error {
+			lines = append(lines, "")
+			return scan(&lines[len(lines)-1])
+		}); err != nil {
+			return plans, err
+		}
+		plans[i] = strings.Join(lines, "\n")
+	}
+	return plans, nil
 }

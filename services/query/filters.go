@@ -44,60 +44,65 @@ var runColumns = map[string]sortKey{
 // place holder of the ids of the experiments that are searched.
 //
 // Comparisons of one metric, parameter or tag share a semi-join: a run has one
-// value of it.
-func (s *statement) runFilter(expr filter.Expr, experiments string) []string {
-	type subject struct {
-		entity filter.Entity
-		key    string
-	}
+// value of it. Those of what the runs are ordered by are in the join for that.
+func (s *statement) runFilter(expr filter.Expr, orders []filter.Order, experiments string) []string {
 	var conditions []string
-	var subjects []subject
-	values := make(map[subject][]string)
+	met := make(map[subject]bool)
+	for _, o := range orders {
+		met[subject{o.Entity, o.Key}] = true
+	}
 	for _, c := range expr {
-		at := subject{c.Entity, c.Key}
+		of := subject{c.Entity, c.Key}
 		switch {
 		case c.Entity == filter.Attribute:
 			conditions = append(conditions, s.runAttribute(c))
-			continue
 		case c.Entity == filter.Dataset:
 			conditions = append(conditions, s.datasetCondition(c, experiments))
-			continue
 		case c.Op == filter.OpIsNull:
-			conditions = append(conditions, "r.run_id NOT IN ("+s.having(c.Entity, c.Key, experiments)+")")
-			continue
+			conditions = append(conditions, "r.run_id NOT IN (SELECT run_id FROM "+s.rowsOf(of, experiments)+")")
+		case !met[of]:
+			met[of] = true
+			rows, _ := s.rowsMeeting(expr, of, experiments)
+			conditions = append(conditions, "r.run_id IN (SELECT run_id FROM "+rows+")")
 		}
-		if _, ok := values[at]; !ok {
-			subjects = append(subjects, at)
-			values[at] = nil
-		}
-		if c.Op != filter.OpIsNotNull {
-			values[at] = append(values[at], s.compare("value", c.Op, c.Value))
-		}
-	}
-	for _, at := range subjects {
-		conditions = append(conditions, "r.run_id IN ("+s.having(at.entity, at.key, experiments, values[at]...)+")")
 	}
 	return conditions
 }
 
-// having returns the query for the runs that have a value for a key which meets
-// the conditions.
-func (s *statement) having(entity filter.Entity, key, experiments string, conditions ...string) string {
-	return "SELECT run_id FROM " + strings.Join(append([]string{s.rowsOf(entity, key, experiments)}, conditions...), " AND ")
+// subject is a metric, parameter or tag.
+type subject struct {
+	entity filter.Entity
+	key    string
 }
 
-// rowsOf returns the table of an entity's values, and the condition that they
-// are of a key in the experiments.
-func (s *statement) rowsOf(entity filter.Entity, key, experiments string) string {
+// rowsMeeting returns the table of a subject's values, with the conditions of a
+// filter on them, and whether the filter leaves out runs without a value.
+func (s *statement) rowsMeeting(expr filter.Expr, of subject, experiments string) (rows string, demanded bool) {
+	rows = s.rowsOf(of, experiments)
+	for _, c := range expr {
+		if c.Entity != of.entity || c.Key != of.key || c.Op == filter.OpIsNull {
+			continue
+		}
+		demanded = true
+		if c.Op != filter.OpIsNotNull {
+			rows += " AND " + s.compare("value", c.Op, c.Value)
+		}
+	}
+	return rows, demanded
+}
+
+// rowsOf returns the table of a subject's values, and the condition that they
+// are of it in the experiments.
+func (s *statement) rowsOf(of subject, experiments string) string {
 	in := " WHERE experiment_id IN " + experiments
-	if entity == filter.Metric {
-		return "latest_metrics FINAL" + in + " AND key = " + s.bind("String", key)
+	if of.entity == filter.Metric {
+		return "latest_metrics FINAL" + in + " AND key = " + s.bind("String", of.key)
 	}
 	kind := "'tag'"
-	if entity == filter.Param {
+	if of.entity == filter.Param {
 		kind = "'parameter'"
 	}
-	return "run_attributes FINAL" + in + " AND kind = " + kind + " AND key = " + s.bind("String", key)
+	return "run_attributes FINAL" + in + " AND kind = " + kind + " AND key = " + s.bind("String", of.key)
 }
 
 func (s *statement) runAttribute(c filter.Comparison) string {
@@ -135,8 +140,10 @@ func runUUIDs(v filter.Value) []string {
 
 // runOrder returns the joins that an order of runs needs, and its sort keys.
 // What a run does not have comes last in both directions, and NaN before that.
-// Ties are broken by start time, the newest first, and by id.
-func (s *statement) runOrder(orders []filter.Order, experiments string) (joins string, keys []sortKey) {
+// Ties are broken by start time, the newest first, and by id. A join leaves out
+// the runs that do not meet what the filter asks of its values, so that these
+// are read once.
+func (s *statement) runOrder(orders []filter.Order, expr filter.Expr, experiments string) (joins string, keys []sortKey) {
 	var b strings.Builder
 	var byStart, byID bool
 	for i, o := range orders {
@@ -156,8 +163,13 @@ func (s *statement) runOrder(orders []filter.Order, experiments string) (joins s
 		if o.Entity == filter.Metric {
 			value, rank, typ = "if(isNaN(value), 0, value)", "if(isNaN(value), 2, 1)", typeFloat
 		}
-		b.WriteString(" LEFT ANY JOIN (SELECT run_id, " + value + " AS sorted, " + rank + " AS rank FROM " +
-			s.rowsOf(o.Entity, o.Key, experiments) + ") AS " + name + " ON " + name + ".run_id = r.run_id")
+		rows, demanded := s.rowsMeeting(expr, subject{o.Entity, o.Key}, experiments)
+		join := " LEFT ANY JOIN "
+		if demanded {
+			join = " INNER ANY JOIN "
+		}
+		b.WriteString(join + "(SELECT run_id, " + value + " AS sorted, " + rank + " AS rank FROM " + rows +
+			") AS " + name + " ON " + name + ".run_id = r.run_id")
 		keys = append(keys,
 			// Without a row of the join the rank is 0.
 			sortKey{expr: "toInt64(if(" + name + ".rank = 0, 3, " + name + ".rank))", typ: typeInteger},

@@ -202,7 +202,7 @@ func newRunSearch(req *mlflow.SearchRuns) (runSearch, error) {
 	}
 	search.digest = digest("runs", search.experiments, req.Filter, req.OrderBy, req.RunViewType)
 	// A token that does not fit is refused also where nothing can be found.
-	_, keys := new(statement).runOrder(orders, "")
+	_, keys := new(statement).runOrder(orders, expr, "")
 	_, err = decodeToken(req.PageToken, search.digest, keys)
 	return search, err
 }
@@ -212,7 +212,7 @@ func newRunSearch(req *mlflow.SearchRuns) (runSearch, error) {
 func (search runSearch) compile() (*statement, []sortKey, error) {
 	st := new(statement)
 	experiments := st.bind("Array(UInt64)", search.experiments)
-	joins, keys := st.runOrder(search.orders, experiments)
+	joins, keys := st.runOrder(search.orders, search.filter, experiments)
 	after, err := decodeToken(search.token, search.digest, keys)
 	if err != nil {
 		return nil, nil, err
@@ -222,7 +222,7 @@ func (search runSearch) compile() (*statement, []sortKey, error) {
 		st.write(", ", k.expr)
 	}
 	st.write(" FROM runs AS r FINAL", joins, " WHERE r.experiment_id IN ", experiments, " AND ", lifecycle(runLifecycle, search.view))
-	for _, condition := range st.runFilter(search.filter, experiments) {
+	for _, condition := range st.runFilter(search.filter, search.orders, experiments) {
 		st.write(" AND ", condition)
 	}
 	if after != nil {
@@ -262,6 +262,36 @@ func (s *Service) findRuns(ctx context.Context, search runSearch) (page []run, n
 	return page, next, err
 }
 
+// ofRuns returns the condition that a row is of one of the runs.
+func (s *statement) ofRuns(runs []run) string {
+	ids, experiments := make([]string, len(runs)), make([]uint64, len(runs))
+	for i, r := range runs {
+		ids[i], experiments[i] = r.id.String(), r.experimentID
+	}
+	slices.Sort(experiments)
+	return "experiment_id IN " + s.bind("Array(UInt64)", slices.Compact(experiments)) + " AND run_id IN " + s.bind("Array(UUID)", ids)
+}
+
+// Metrics, parameters and tags of runs are read from the copies that the tables
+// keep in the order of runs. Neither FINAL reads these, so that the newest row is
+// looked for, nor any read that applies deletes which wait for their turn: what
+// they delete is of purged runs, and none of these is found.
+const fromCopy = " SETTINGS apply_mutations_on_fly = 0"
+
+func latestMetricsOf(runs []run) *statement {
+	st := new(statement)
+	st.write("SELECT run_id, key, value, timestamp, step FROM latest_metrics WHERE ", st.ofRuns(runs),
+		" ORDER BY seq DESC LIMIT 1 BY run_id, key", fromCopy)
+	return st
+}
+
+func attributesOf(runs []run) *statement {
+	st := new(statement)
+	st.write("SELECT run_id, kind = 'tag', key, value FROM (SELECT run_id, kind, key, value, deleted FROM run_attributes WHERE ", st.ofRuns(runs),
+		" ORDER BY seq DESC LIMIT 1 BY run_id, kind, key) WHERE NOT deleted", fromCopy)
+	return st
+}
+
 // fetch returns the runs with what was logged to them, or that it is more than
 // maxFetchedRows or maxFetchedDatasets, which one run alone may have.
 func (s *Service) fetch(ctx context.Context, runs []run) (full []mlflow.Run, tooMany bool, err error) {
@@ -273,25 +303,15 @@ func (s *Service) fetch(ctx context.Context, runs []run) (full []mlflow.Run, too
 	inputs := make([]mlflow.RunInputs, len(runs))
 	outputs := make([]mlflow.RunOutputs, len(runs))
 	index := make(map[uuid.UUID]int, len(runs))
-	ids := make([]string, len(runs))
-	experiments := make([]uint64, len(runs))
 	for i, r := range runs {
-		index[r.id], ids[i], experiments[i] = i, r.id.String(), r.experimentID
-	}
-	slices.Sort(experiments)
-	experiments = slices.Compact(experiments)
-	from := func(fields, table string) *statement {
-		st := new(statement)
-		st.write("SELECT run_id, ", fields, " FROM ", table, " FINAL WHERE experiment_id IN ", st.bind("Array(UInt64)", experiments),
-			" AND run_id IN ", st.bind("Array(UUID)", ids))
-		return st
+		index[r.id] = i
 	}
 	// The statements fill different fields.
 	var tooManyMetrics, tooManyAttributes, tooManyDatasets, tooManyModels bool
 	group, ctx := newTasks(ctx)
 	group.SetLimit(connsPerRequest)
 	group.Go(func() (err error) {
-		tooManyMetrics, err = s.db.some(ctx, from("key, value, timestamp, step", "latest_metrics"), limit, func(scan func(...any) error) error {
+		tooManyMetrics, err = s.db.some(ctx, latestMetricsOf(runs), limit, func(scan func(...any) error) error {
 			var id uuid.UUID
 			var m mlflow.Metric
 			err := scan(&id, &m.Key, &m.Value, &m.Timestamp, &m.Step)
@@ -302,7 +322,7 @@ func (s *Service) fetch(ctx context.Context, runs []run) (full []mlflow.Run, too
 		return err
 	})
 	group.Go(func() (err error) {
-		tooManyAttributes, err = s.db.some(ctx, from("kind = 'tag', key, value", "run_attributes"), limit, func(scan func(...any) error) error {
+		tooManyAttributes, err = s.db.some(ctx, attributesOf(runs), limit, func(scan func(...any) error) error {
 			var id uuid.UUID
 			var tag bool
 			var key, value string
@@ -318,8 +338,8 @@ func (s *Service) fetch(ctx context.Context, runs []run) (full []mlflow.Run, too
 		return err
 	})
 	group.Go(func() (err error) {
-		st := from("name, digest, source_type, source, schema, profile, tags", "run_datasets")
-		st.write(" ORDER BY seq, idx")
+		st := new(statement)
+		st.write("SELECT run_id, name, digest, source_type, source, schema, profile, tags FROM run_datasets FINAL WHERE ", st.ofRuns(runs), " ORDER BY seq, idx")
 		tooManyDatasets, err = s.db.some(ctx, st, datasetLimit, func(scan func(...any) error) error {
 			var id uuid.UUID
 			var in mlflow.DatasetInput
@@ -334,8 +354,8 @@ func (s *Service) fetch(ctx context.Context, runs []run) (full []mlflow.Run, too
 		return err
 	})
 	group.Go(func() (err error) {
-		st := from("direction = 'output', model_id, step", "run_models")
-		st.write(" ORDER BY seq, idx")
+		st := new(statement)
+		st.write("SELECT run_id, direction = 'output', model_id, step FROM run_models FINAL WHERE ", st.ofRuns(runs), " ORDER BY seq, idx")
 		tooManyModels, err = s.db.some(ctx, st, limit, func(scan func(...any) error) error {
 			var id uuid.UUID
 			var output bool

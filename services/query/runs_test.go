@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/uuid"
 )
 
 func TestGetRun(t *testing.T) {
@@ -223,6 +225,56 @@ func TestSearchRunsReadsTheCurrentRows(t *testing.T) {
 			if r.Data.Metrics[0].Value != 2 || len(r.Data.Tags) != 1 || r.Data.Tags[0].Value != "new" {
 				t.Errorf("%s shows %+v", filter, r.Data)
 			}
+		}
+	}
+}
+
+// What a run shows is read from the copies in the order of runs, where the tables
+// are large enough for it to matter, also after the rows of another one were
+// deleted, and together with what was written since the copies were.
+func TestRunsAreReadFromTheCopies(t *testing.T) {
+	f := newFixture(t)
+	f.project()
+	run := f.insert(testRun{
+		experiment: 1, params: map[string]string{"p": "1"}, tags: map[string]string{"t": "old", "gone": "x"},
+		metrics: []point{{"loss", 1, 1, 1}, {"acc", 1, 1, 1}},
+	})[0]
+	manyRuns(f, 1, 10_000, benchKeys)
+	run.tags, run.metrics = map[string]string{"t": "new", "more": "y"}, []point{{"loss", 2, 2, 2}, {"auc", 3, 3, 3}}
+	f.insertRows([]testRun{run})
+	exec := func(q string) {
+		t.Helper()
+		if err := f.conn.Exec(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("INSERT INTO run_attributes SELECT experiment_id, kind, key, run_id, '', 1, shard, seq + 1000000 FROM run_attributes WHERE key = 'gone'")
+	for _, table := range []string{"latest_metrics", "run_attributes"} {
+		exec("ALTER TABLE " + table + " DELETE WHERE run_id = (SELECT max(run_id) FROM runs) SETTINGS mutations_sync = 1")
+	}
+	var page []uuid.UUID
+	if err := f.conn.QueryRow(t.Context(), "SELECT groupArray(3)(run_id) FROM runs").Scan(&page); err != nil {
+		t.Fatal(err)
+	}
+	for _, merged := range []bool{false, true} {
+		if merged {
+			exec("OPTIMIZE TABLE latest_metrics FINAL")
+			exec("OPTIMIZE TABLE run_attributes FINAL")
+		}
+		plans, err := f.service.FetchPlans(t.Context(), 1, page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, plan := range plans {
+			if !strings.Contains(plan, "ReadFromMergeTree (by_run)") {
+				t.Errorf("merged: %v: the copy is not read:\n%s", merged, plan)
+			}
+		}
+		got := f.get("/runs/get", "run_id", run.id).Body.String()
+		want := `"data":{"metrics":[{"key":"acc","value":1.0,"timestamp":1,"step":1},{"key":"auc","value":3.0,"timestamp":3,"step":3},` +
+			`{"key":"loss","value":2.0,"timestamp":2,"step":2}],"params":[{"key":"p","value":"1"}],"tags":[{"key":"more","value":"y"},{"key":"t","value":"new"}]}`
+		if !strings.Contains(got, want) {
+			t.Errorf("merged: %v: got %s\nwant %s", merged, got, want)
 		}
 	}
 }

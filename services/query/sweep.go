@@ -108,15 +108,15 @@ func (s *Service) reach(ctx context.Context, runs []run, o *objective) (map[uuid
 	if _, err := s.countSeries(ctx, &series, runs); err != nil {
 		return nil, err
 	}
-	ids, experiments := make([]string, len(runs)), make([]uint64, len(runs))
-	for i, r := range runs {
-		ids[i], experiments[i] = r.id.String(), r.experimentID
-	}
 	var st statement
 	if o.At == "last" {
-		st.write("SELECT run_id, value, step, timestamp FROM latest_metrics FINAL WHERE experiment_id IN ", st.bind("Array(UInt64)", experiments),
-			" AND key = ", st.bind("String", o.MetricKey), " AND run_id IN ", st.bind("Array(UUID)", ids), " AND isFinite(value)")
+		st.write("SELECT run_id, value, step, timestamp FROM latest_metrics FINAL WHERE ", st.ofRuns(runs),
+			" AND key = ", st.bind("String", o.MetricKey), " AND isFinite(value)")
 	} else {
+		ids := make([]string, len(runs))
+		for i, r := range runs {
+			ids[i] = r.id.String()
+		}
 		// A point that is there twice changes none of these.
 		best := map[string]string{"min": "argMin(p, (p.1, p.2, p.3))", "max": "argMin(p, (-p.1, p.2, p.3))", "step": "argMax(p, (p.3, p.1))"}[o.At]
 		st.write("SELECT run_id, b.1, b.2, b.3 FROM (SELECT run_id, ", best, " AS b FROM (SELECT run_id, (value, step, timestamp) AS p FROM metrics WHERE run_id IN ",
@@ -139,15 +139,11 @@ func (s *Service) reach(ctx context.Context, runs []run, o *objective) (map[uuid
 // when none are named. A run lacks what it does not have.
 func (s *Service) attributes(ctx context.Context, runs []run, names []attribute) (map[uuid.UUID]map[attribute]string, error) {
 	values := make(map[uuid.UUID]map[attribute]string, len(runs))
-	ids, experiments := make([]string, len(runs)), make([]uint64, len(runs))
-	for i, r := range runs {
-		ids[i], experiments[i], values[r.id] = r.id.String(), r.experimentID, make(map[attribute]string)
+	for _, r := range runs {
+		values[r.id] = make(map[attribute]string)
 	}
-	slices.Sort(experiments)
-	experiments = slices.Compact(experiments)
 	var st statement
-	st.write("SELECT run_id, concat(if(kind = 'tag', 'tags.', 'params.'), key), value FROM run_attributes FINAL WHERE experiment_id IN ",
-		st.bind("Array(UInt64)", experiments))
+	st.write("SELECT run_id, concat(if(kind = 'tag', 'tags.', 'params.'), key), value FROM run_attributes FINAL WHERE ", st.ofRuns(runs))
 	if len(names) == 0 {
 		st.write(" AND kind = 'parameter'")
 	} else {
@@ -158,7 +154,6 @@ func (s *Service) attributes(ctx context.Context, runs []run, names []attribute)
 		}
 		st.write(" AND (kind = 'parameter' AND key IN ", st.bind("Array(String)", keys["parameter"]), " OR kind = 'tag' AND key IN ", st.bind("Array(String)", keys["tag"]), ")")
 	}
-	st.write(" AND run_id IN ", st.bind("Array(UUID)", ids))
 	more, err := s.db.some(ctx, &st, maxFetchedRows, func(scan func(...any) error) error {
 		var id uuid.UUID
 		var name, value string
