@@ -206,6 +206,7 @@ func TestStreamsPurgeAtOnce(t *testing.T) {
 		}
 		defer st.close()
 		s := &session{worker: &worker{Projector: p, stream: name}, lease: held, store: st, fold: &folder{}}
+		s.roll = newRollups(s)
 		purging.Go(func() error {
 			for i := range runs {
 				id, err := uuid.Parse(fmt.Sprintf("%032d", n*runs+i))
