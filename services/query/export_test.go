@@ -37,3 +37,6 @@ func HistoryToken(runID, key string, timestamp, step int64, value float64) strin
 	}
 	return token
 }
+
+// ForgetCatalogues makes the next reads of catalogues read them whole.
+func (s *Service) ForgetCatalogues() { s.catalogues.parts.Purge() }
