@@ -23,8 +23,26 @@ type catalogueWorld struct {
 	t    *rapid.T
 	id   uint64
 	runs []*catalogueRun
-	// midway is called between the inserts of an event and before it is in the log.
+	// midway is called between the inserts of a batch and before it is in the log.
 	midway func()
+
+	ends       map[string]uint64 // of the streams, with the batch
+	statements []catalogueInsert
+	published  []catalogueEvent
+}
+
+// catalogueInsert is a statement of a batch. Deletes come before inserts, and the
+// audit comes last.
+type catalogueInsert struct {
+	place int
+	run   *catalogueRun
+	sql   string
+}
+
+type catalogueEvent struct {
+	eventlog.Position
+	subject string
+	event   *events.Event
 }
 
 type catalogueRun struct {
@@ -34,29 +52,53 @@ type catalogueRun struct {
 	attributes map[string]map[string]string // by kind and key
 }
 
-// write projects an event of a run: its rows are in the tables before the log
-// has it, which is a moment of a projector that has not announced it yet.
+// write adds an event of a run to the batch, with a statement for each of its rows.
 func (w *catalogueWorld) write(r *catalogueRun, kind events.Kind, e *events.Event, rows func(shard int, seq uint64) []string) {
 	stream, subject := w.log.RunSubject(strconv.FormatUint(w.id, 10), r.id, kind)
 	shard, _ := events.ShardOfStream(stream)
-	last, err := w.log.LastSeq(w.fixture.t.Context(), stream)
-	if err != nil {
-		w.t.Fatal(err)
+	if w.ends[stream] == 0 {
+		last, err := w.log.LastSeq(w.fixture.t.Context(), stream)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.ends[stream] = last
 	}
-	statements := rows(shard, last+1)
+	w.ends[stream]++
+	at := eventlog.Position{Stream: stream, Seq: w.ends[stream]}
+	if r.state == "purged" {
+		w.statements = slices.DeleteFunc(w.statements, func(s catalogueInsert) bool { return s.run == r && s.place < 2 })
+	}
+	for _, sql := range rows(shard, at.Seq) {
+		place := 1
+		if strings.HasPrefix(sql, "DELETE") {
+			place = 0
+		}
+		w.statements = append(w.statements, catalogueInsert{place, r, sql})
+	}
 	if kind == events.KindMeta {
-		statements = append(statements, fmt.Sprintf("INSERT INTO audit (stream, seq, type, entity_kind, entity_id, experiment_id) VALUES ('%s', %d, '%s', 'run', '%s', '%d')",
-			stream, last+1, events.Type(e), r.id, w.id))
+		w.statements = append(w.statements, catalogueInsert{2, r, fmt.Sprintf("INSERT INTO audit (stream, seq, type, entity_kind, entity_id, experiment_id) VALUES ('%s', %d, '%s', 'run', '%s', '%d')",
+			stream, at.Seq, events.Type(e), r.id, w.id)})
 	}
-	for _, s := range statements {
-		if err := w.conn.Exec(w.fixture.t.Context(), s); err != nil {
-			w.t.Fatalf("%s: %v", s, err)
+	w.published = append(w.published, catalogueEvent{at, subject, e})
+}
+
+// flush projects the batch: its rows are in the tables before the log has it,
+// which is a moment of a projector that has not announced it yet.
+func (w *catalogueWorld) flush() {
+	slices.SortStableFunc(w.statements, func(a, b catalogueInsert) int { return cmp.Compare(a.place, b.place) })
+	for _, s := range w.statements {
+		if err := w.conn.Exec(w.fixture.t.Context(), s.sql); err != nil {
+			w.t.Fatalf("%s: %v", s.sql, err)
 		}
 		w.midway()
 	}
-	if got := w.publish(subject, e); got != (eventlog.Position{Stream: stream, Seq: last + 1}) {
-		w.t.Fatalf("%v is not at %d", got, last+1)
+	for _, e := range w.published {
+		if got := w.publish(e.subject, e.event); got != e.Position {
+			w.t.Fatalf("%v is not %v", got, e.Position)
+		}
 	}
+	clear(w.ends)
+	w.statements, w.published = nil, nil
 }
 
 func (w *catalogueWorld) run(r *catalogueRun, status int) func(int, uint64) []string {
@@ -257,7 +299,7 @@ func TestCatalogueProperty(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		id++
 		f.insertExperiments(testExperiment{id: id})
-		w := &catalogueWorld{fixture: f, t: t, id: id}
+		w := &catalogueWorld{fixture: f, t: t, id: id, ends: map[string]uint64{}}
 		// What is read then is not compared: whether it counts yet is open.
 		w.midway = func() {
 			if rapid.IntRange(0, 3).Draw(t, "read midway") == 0 {
@@ -266,6 +308,10 @@ func TestCatalogueProperty(t *testing.T) {
 		}
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			w.step()
+			if rapid.Bool().Draw(t, "more in the batch") {
+				continue
+			}
+			w.flush()
 			for range rapid.IntRange(0, 2).Draw(t, "reads") {
 				w.check()
 			}
@@ -273,6 +319,7 @@ func TestCatalogueProperty(t *testing.T) {
 				f.service.ForgetCatalogues()
 			}
 		}
+		w.flush()
 		w.check()
 	})
 }
