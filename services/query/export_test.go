@@ -2,6 +2,8 @@ package query
 
 import (
 	"context"
+	"slices"
+	"time"
 
 	"github.com/labstack/echo/v4"
 )
@@ -40,3 +42,10 @@ func HistoryToken(runID, key string, timestamp, step int64, value float64) strin
 
 // ForgetCatalogues makes the next reads of catalogues read them whole.
 func (s *Service) ForgetCatalogues() { s.catalogues.parts.Purge() }
+
+// AwaitMarks waits until the service knows that all shards are projected up to seq.
+func (s *Service) AwaitMarks(seq uint64) {
+	for slices.Min(s.fresh.marks()) < seq {
+		time.Sleep(time.Millisecond)
+	}
+}
