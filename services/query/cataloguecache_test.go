@@ -323,3 +323,49 @@ func TestCatalogueProperty(t *testing.T) {
 		w.check()
 	})
 }
+
+// Runs that the log does not say anything of yet are too many to be apart.
+func TestCatalogueOfManyRunsBeforeTheyAreAnnounced(t *testing.T) {
+	f := newFixture(t)
+	f.project()
+	f.insertExperiments(testExperiment{id: 1})
+	manyRuns(f, 1, 50_000, 1)
+	for range 2 {
+		got := decode[wireCatalogue](t, f.do(f.request("/api/v1/experiments/1/catalogue")))
+		if len(got.Metrics) != 1 || got.Metrics[0].Runs != 50_000 {
+			t.Fatalf("%+v", got)
+		}
+	}
+}
+
+// Tables that are made anew are read anew.
+func TestCatalogueOfRebuiltTables(t *testing.T) {
+	f := newFixture(t)
+	announce := f.announce(1000)
+	f.insertExperiments(testExperiment{id: 1})
+	f.insert(testRun{experiment: 1, metrics: []point{{key: "old"}}})
+	ask := func() (key string) {
+		t.Helper()
+		got := decode[wireCatalogue](t, f.do(f.request("/api/v1/experiments/1/catalogue")))
+		if len(got.Metrics) != 1 {
+			t.Fatalf("%+v", got)
+		}
+		return got.Metrics[0].Key
+	}
+	if key := ask(); key != "old" {
+		t.Error(key)
+	}
+	if err := f.conn.Exec(t.Context(), "TRUNCATE TABLE latest_metrics"); err != nil {
+		t.Fatal(err)
+	}
+	f.insertRows([]testRun{testRun{experiment: 1, metrics: []point{{key: "new"}}}.withDefaults()})
+	if key := ask(); key != "old" {
+		t.Error("tables whose watermarks are what they were are read again:", key)
+	}
+	for _, seq := range []uint64{0, 1000} {
+		announce(seq)
+	}
+	if key := ask(); key != "new" {
+		t.Error(key)
+	}
+}

@@ -43,9 +43,9 @@ func HistoryToken(runID, key string, timestamp, step int64, value float64) strin
 // ForgetCatalogues makes the next reads of catalogues read them whole.
 func (s *Service) ForgetCatalogues() { s.catalogues.parts.Purge() }
 
-// AwaitMarks waits until the service knows that all shards are projected up to seq.
+// AwaitMarks waits until the service has heard that all shards are projected up to seq.
 func (s *Service) AwaitMarks(seq uint64) {
-	for slices.Min(s.fresh.marks()) < seq {
+	for slices.ContainsFunc(s.fresh.marks(), func(m uint64) bool { return m != seq }) {
 		time.Sleep(time.Millisecond)
 	}
 }
