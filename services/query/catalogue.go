@@ -116,13 +116,13 @@ func (s *Service) catalogue(ec echo.Context) error {
 
 // tally is what some runs have of a key. Tallies of different runs add up.
 type tally struct {
-	key       string
-	runs      uint64
-	finite    uint64 // runs whose value is a finite number
-	min, max  float64
-	lastStep  int64
-	distinct  []uint64 // hashes of different values, beyond maxDistinct not all
-	examples  []string // some of the values, different ones
+	key      string
+	runs     uint64
+	finite   uint64 // runs whose value is a finite number
+	min, max float64
+	lastStep int64
+	distinct []uint64 // hashes of different values, beyond maxDistinct not all
+	examples []string // some of the values, different ones
 }
 
 // add adds what other runs have.

@@ -60,11 +60,10 @@ func (c *catalogues) read(ctx context.Context, place cataloguePlace) (found []ta
 		return nil, "", false, err
 	}
 	found, size := part.sum()
-	to, more = part.to, part.to != ""
-	if size > maxCataloguePart {
+	if part.marks == nil || size > maxCataloguePart {
 		part.forget()
 	}
-	return found, to, more, nil
+	return found, part.to, part.to != "", nil
 }
 
 // cataloguePart is what is known of a place of a catalogue. Reading it takes a
@@ -142,44 +141,38 @@ func (p *cataloguePart) load(ctx context.Context, marks []uint64, rebuilt uint64
 	if p.to = ""; more {
 		p.to = last
 	}
-	if last == "" {
-		p.marks, p.rebuilt, p.apart, p.tallies = marks, rebuilt, apart, make(map[string]map[uuid.UUID]*tally)
-		return nil
+	tallies := make(map[string]map[uuid.UUID]*tally)
+	if last != "" {
+		if tallies, err = p.collect(ctx, func(st *statement) string {
+			return "(" + beyond(st, "shard", marks) + ") OR run_id IN " + bindRuns(st, apart)
+		}); errors.Is(err, errEnough) {
+			// It can be answered, but not followed.
+			marks = nil
+			tallies, err = p.collect(ctx, func(*statement) string { return "0" })
+		}
+		if err != nil {
+			return err
+		}
 	}
-	many, err := p.collect(ctx, p.cataloguePlace.tallies(p.to, func(st *statement) string {
-		return "(" + beyond(st, "shard", marks) + ") OR run_id IN " + bindRuns(st, apart)
-	}))
-	if err != nil {
-		return err
-	}
-	if !many {
-		p.marks, p.rebuilt, p.apart = marks, rebuilt, apart
-		return nil
-	}
-	// It cannot be followed, but answered.
-	_, err = p.collect(ctx, p.cataloguePlace.tallies(p.to, func(*statement) string { return "0" }))
-	return err
+	p.marks, p.rebuilt, p.apart, p.tallies = marks, rebuilt, apart, tallies
+	return nil
 }
 
-// collect makes the tallies of a statement those of the part, unless those of
-// single runs are too many.
-func (p *cataloguePart) collect(ctx context.Context, st *statement) (many bool, err error) {
-	p.tallies = make(map[string]map[uuid.UUID]*tally)
+// collect returns the tallies of the part, errEnough when those of runs that are
+// apart are too many.
+func (p *cataloguePart) collect(ctx context.Context, apart func(*statement) string) (map[string]map[uuid.UUID]*tally, error) {
+	tallies := make(map[string]map[uuid.UUID]*tally)
 	single := 0
-	err = p.each(ctx, st, func(run uuid.UUID, t *tally) error {
+	return tallies, p.each(ctx, p.cataloguePlace.tallies(p.to, apart), func(run uuid.UUID, t *tally) error {
 		if run != uuid.Nil {
 			single++
 		}
 		if single > maxSingle {
 			return errEnough
 		}
-		p.put(run, t)
+		put(tallies, run, t)
 		return nil
 	})
-	if errors.Is(err, errEnough) {
-		return true, nil
-	}
-	return false, err
 }
 
 // follow takes in what is beyond the marks. It reports whether that was enough;
@@ -229,7 +222,7 @@ func (p *cataloguePart) follow(ctx context.Context) (enough bool, err error) {
 	}
 	if enough {
 		for _, c := range changes {
-			p.put(c.run, c.tally)
+			put(p.tallies, c.run, c.tally)
 		}
 	}
 	return enough, nil
@@ -247,17 +240,17 @@ func (p *cataloguePart) each(ctx context.Context, st *statement, visit func(run 
 	})
 }
 
-func (p *cataloguePart) put(run uuid.UUID, t *tally) {
-	if p.tallies[t.key] == nil {
-		p.tallies[t.key] = make(map[uuid.UUID]*tally)
+func put(tallies map[string]map[uuid.UUID]*tally, run uuid.UUID, t *tally) {
+	if tallies[t.key] == nil {
+		tallies[t.key] = make(map[uuid.UUID]*tally)
 	}
-	p.tallies[t.key][run] = t
+	tallies[t.key][run] = t
 }
 
 // sum returns the tallies of all runs, in the order of their keys, and how much
 // memory the part takes, in bytes.
 func (p *cataloguePart) sum() (found []tally, size int) {
-	const each = 250 // with its places in the maps
+	const each = 200 // of a tally with its places in the maps
 	for _, key := range slices.Sorted(maps.Keys(p.tallies)) {
 		all := tally{key: key}
 		for _, t := range p.tallies[key] {

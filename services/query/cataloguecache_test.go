@@ -2,12 +2,16 @@ package query_test
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -20,7 +24,11 @@ import (
 // what its runs have.
 type catalogueWorld struct {
 	*fixture
-	t    *rapid.T
+	t interface {
+		Fatal(args ...any)
+		Fatalf(format string, args ...any)
+	}
+	draw *rapid.T
 	id   uint64
 	runs []*catalogueRun
 	// midway is called between the inserts of a batch and before it is in the log.
@@ -116,28 +124,19 @@ var (
 // step changes something.
 func (w *catalogueWorld) step() {
 	active := slices.DeleteFunc(slices.Clone(w.runs), func(r *catalogueRun) bool { return r.state != "active" })
-	if len(active) == 0 || rapid.IntRange(0, 5).Draw(w.t, "new run") == 0 {
-		r := &catalogueRun{id: newRunID(), state: "active", metrics: map[string]point{}, attributes: map[string]map[string]string{"parameter": {}, "tag": {}}}
-		w.runs = append(w.runs, r)
-		w.write(r, events.KindMeta, &events.Event{Data: &events.Event_RunCreated{RunCreated: &events.RunCreated{RunId: r.id}}}, w.run(r, 1))
+	if len(active) == 0 || rapid.IntRange(0, 5).Draw(w.draw, "new run") == 0 {
+		w.create()
 		return
 	}
-	r := rapid.SampledFrom(active).Draw(w.t, "run")
-	keys := rapid.SliceOfNDistinct(drawCatalogueKey, 1, 4, rapid.ID).Draw(w.t, "keys")
-	switch rapid.SampledFrom([]string{"log", "log", "log", "parameter", "tag", "tag", "untag", "finish", "life", "merge"}).Draw(w.t, "step") {
+	r := rapid.SampledFrom(active).Draw(w.draw, "run")
+	keys := rapid.SliceOfNDistinct(drawCatalogueKey, 1, 4, rapid.ID).Draw(w.draw, "keys")
+	switch rapid.SampledFrom([]string{"log", "log", "log", "parameter", "tag", "tag", "untag", "finish", "life", "merge"}).Draw(w.draw, "step") {
 	case "log":
+		var points []point
 		for _, key := range keys {
-			r.metrics[key] = point{key: key, value: drawReal.Draw(w.t, "value"), step: rapid.Int64Range(-3, 3).Draw(w.t, "at")}
+			points = append(points, point{key: key, value: drawReal.Draw(w.draw, "value"), step: rapid.Int64Range(-3, 3).Draw(w.draw, "at")})
 		}
-		w.write(r, events.KindMetric, &events.Event{Data: &events.Event_MetricsLogged{MetricsLogged: events.NewMetricsLogged(r.id, []events.Point{{Key: "x"}})}},
-			func(shard int, seq uint64) []string {
-				var rows []string
-				for _, key := range keys {
-					p := r.metrics[key]
-					rows = append(rows, fmt.Sprintf("(%d, '%s', '%s', %d, 0, reinterpretAsFloat64(toUInt64(%d)), %d, %d)", w.id, key, testRun{id: r.id}.uuid(), p.step, math.Float64bits(p.value), shard, seq))
-				}
-				return []string{"INSERT INTO latest_metrics (experiment_id, key, run_id, step, timestamp, value, shard, seq) VALUES " + strings.Join(rows, ", ")}
-			})
+		w.logMetrics(r, points)
 	case "parameter":
 		w.attribute(r, "parameter", keys, false)
 	case "tag":
@@ -147,7 +146,7 @@ func (w *catalogueWorld) step() {
 	case "finish":
 		w.write(r, events.KindMeta, &events.Event{Data: &events.Event_RunUpdated{RunUpdated: &events.RunUpdated{RunId: r.id}}}, w.run(r, 3))
 	case "life":
-		w.live(rapid.SampledFrom(w.runs).Draw(w.t, "which"))
+		w.live(rapid.SampledFrom(w.runs).Draw(w.draw, "which"))
 	case "merge":
 		for _, table := range []string{"latest_metrics", "run_attributes", "runs"} {
 			if err := w.conn.Exec(w.fixture.t.Context(), "OPTIMIZE TABLE "+table+" FINAL"); err != nil {
@@ -157,12 +156,31 @@ func (w *catalogueWorld) step() {
 	}
 }
 
+func (w *catalogueWorld) create() *catalogueRun {
+	r := &catalogueRun{id: newRunID(), state: "active", metrics: map[string]point{}, attributes: map[string]map[string]string{"parameter": {}, "tag": {}}}
+	w.runs = append(w.runs, r)
+	w.write(r, events.KindMeta, &events.Event{Data: &events.Event_RunCreated{RunCreated: &events.RunCreated{RunId: r.id}}}, w.run(r, 1))
+	return r
+}
+
+func (w *catalogueWorld) logMetrics(r *catalogueRun, points []point) {
+	w.write(r, events.KindMetric, &events.Event{Data: &events.Event_MetricsLogged{MetricsLogged: events.NewMetricsLogged(r.id, []events.Point{{Key: "x"}})}},
+		func(shard int, seq uint64) []string {
+			var rows []string
+			for _, p := range points {
+				r.metrics[p.key] = p
+				rows = append(rows, fmt.Sprintf("(%d, '%s', '%s', %d, 0, reinterpretAsFloat64(toUInt64(%d)), %d, %d)", w.id, p.key, testRun{id: r.id}.uuid(), p.step, math.Float64bits(p.value), shard, seq))
+			}
+			return []string{"INSERT INTO latest_metrics (experiment_id, key, run_id, step, timestamp, value, shard, seq) VALUES " + strings.Join(rows, ", ")}
+		})
+}
+
 func (w *catalogueWorld) attribute(r *catalogueRun, kind string, keys []string, deleted bool) {
 	data := &events.Event{Data: &events.Event_RunTagsSet{RunTagsSet: &events.RunTagsSet{RunId: r.id}}}
 	w.write(r, events.KindMeta, data, func(shard int, seq uint64) []string {
 		var rows []string
 		for _, key := range keys {
-			value := drawCatalogueValue.Draw(w.t, "value")
+			value := drawCatalogueValue.Draw(w.draw, "value")
 			gone := 0
 			if r.attributes[kind][key] = value; deleted {
 				delete(r.attributes[kind], key)
@@ -177,7 +195,7 @@ func (w *catalogueWorld) attribute(r *catalogueRun, kind string, keys []string, 
 // live deletes, restores or purges a run. A run that is not deleted is purged
 // with its experiment.
 func (w *catalogueWorld) live(r *catalogueRun) {
-	switch next := rapid.SampledFrom([]string{"active", "deleted", "deleted", "purged"}).Draw(w.t, "state"); {
+	switch next := rapid.SampledFrom([]string{"active", "deleted", "deleted", "purged"}).Draw(w.draw, "state"); {
 	case r.state == "purged" || r.state == next:
 	case next == "active":
 		r.state = next
@@ -199,9 +217,9 @@ func (w *catalogueWorld) live(r *catalogueRun) {
 
 // read pages through a catalogue.
 func (w *catalogueWorld) read() (kind, prefix string, got wireCatalogue) {
-	kind = rapid.SampledFrom([]string{"metrics", "metrics", "parameters", "tags"}).Draw(w.t, "kind")
-	prefix = rapid.SampledFrom([]string{"", "", "b"}).Draw(w.t, "prefix")
-	args := []string{"kind", kind, "prefix", prefix, "max_results", rapid.SampledFrom([]string{"1", "3", "100"}).Draw(w.t, "page")}
+	kind = rapid.SampledFrom([]string{"metrics", "metrics", "parameters", "tags"}).Draw(w.draw, "kind")
+	prefix = rapid.SampledFrom([]string{"", "", "b"}).Draw(w.draw, "prefix")
+	args := []string{"kind", kind, "prefix", prefix, "max_results", rapid.SampledFrom([]string{"1", "3", "100"}).Draw(w.draw, "page")}
 	for range maxPages {
 		page := decode[wireCatalogue](w.fixture.t, w.do(w.request(fmt.Sprintf("/api/v1/experiments/%d/catalogue", w.id), args...)))
 		got.Metrics, got.Parameters, got.Tags = append(got.Metrics, page.Metrics...), append(got.Parameters, page.Parameters...), append(got.Tags, page.Tags...)
@@ -299,7 +317,7 @@ func TestCatalogueProperty(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		id++
 		f.insertExperiments(testExperiment{id: id})
-		w := &catalogueWorld{fixture: f, t: t, id: id, ends: map[string]uint64{}}
+		w := &catalogueWorld{fixture: f, t: t, draw: t, id: id, ends: map[string]uint64{}}
 		// What is read then is not compared: whether it counts yet is open.
 		w.midway = func() {
 			if rapid.IntRange(0, 3).Draw(t, "read midway") == 0 {
@@ -322,6 +340,47 @@ func TestCatalogueProperty(t *testing.T) {
 		w.flush()
 		w.check()
 	})
+}
+
+// Many readers of one part see every write that was acknowledged before they asked.
+func TestCatalogueReadersSeeWhatWasWritten(t *testing.T) {
+	f := newFixture(t)
+	f.project()
+	f.insertExperiments(testExperiment{id: 1})
+	w := &catalogueWorld{fixture: f, t: t, id: 1, ends: map[string]uint64{}, midway: func() {}}
+	w.create()
+	w.flush()
+	const runs = 40
+	var begun, written atomic.Int64
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for written.Load() < runs {
+				least := written.Load()
+				page := f.do(f.request("/api/v1/experiments/1/catalogue"))
+				most := begun.Load()
+				var got wireCatalogue
+				if err := json.Unmarshal(page.Body.Bytes(), &got); err != nil || page.Code != http.StatusOK {
+					t.Errorf("%d, %v: %s", page.Code, err, page.Body)
+					return
+				}
+				n := int64(0)
+				if len(got.Metrics) > 0 {
+					n = int64(got.Metrics[0].Runs)
+				}
+				if n < least || n > most {
+					t.Errorf("%d runs have the key, want %d to %d", n, least, most)
+				}
+			}
+		})
+	}
+	for i := range runs {
+		begun.Add(1)
+		w.logMetrics(w.create(), []point{{key: "loss", value: float64(i)}})
+		w.flush()
+		written.Add(1)
+	}
+	readers.Wait()
 }
 
 // Runs that the log does not say anything of yet are too many to be apart.
