@@ -83,6 +83,7 @@ type Reader struct {
 
 	mu      sync.Mutex
 	seqs    map[string]uint64
+	lowered uint64
 	changed map[string]chan struct{} // closed and replaced at each change
 }
 
@@ -105,6 +106,9 @@ func NewReader(nc *nats.Conn) (*Reader, error) {
 func (r *Reader) set(stream string, seq uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if seq < r.seqs[stream] {
+		r.lowered++
+	}
 	r.seqs[stream] = seq
 	if c, ok := r.changed[stream]; ok {
 		close(c)
@@ -117,6 +121,14 @@ func (r *Reader) Watermark(stream string) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.seqs[stream]
+}
+
+// Lowered returns how often a watermark was lower than the one before it: what
+// was read from the tables until then may be of tables that are no more.
+func (r *Reader) Lowered() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lowered
 }
 
 // Wait returns when the tables hold the stream up to seq. It returns ErrBehind

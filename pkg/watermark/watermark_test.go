@@ -116,4 +116,7 @@ func TestRebuildLowersTheWatermark(t *testing.T) {
 	if err := r.Wait(ctx, "RUNS_0", 50); err != nil {
 		t.Fatal(err)
 	}
+	if n := r.Lowered(); n != 1 {
+		t.Errorf("lowered %d times, want once", n)
+	}
 }

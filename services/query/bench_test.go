@@ -98,43 +98,81 @@ func BenchmarkSearchRuns(b *testing.B) {
 	})
 }
 
-// BenchmarkCatalogue pages through what 100,000 runs have, of 2000 keys 20 each.
+// BenchmarkCatalogue pages through what 100,000 runs have: in experiment 1 of 2000
+// keys 20 each, in experiment 2 all of 100. Cold is the first read of a page, warm
+// one after which nothing was written, and the others one after one run was.
 func BenchmarkCatalogue(b *testing.B) {
 	f := newFixture(b)
-	f.project()
-	f.insertExperiments(testExperiment{id: 1})
-	manyRuns(f, 1, benchRuns, 1)
-	if err := f.conn.Exec(b.Context(), `INSERT INTO latest_metrics (experiment_id, key, run_id, step, timestamp, value, shard, seq)
-		SELECT 1, concat('metric/', toString((number * 20 + k) % 2000)), reinterpretAsUUID(sipHash128(number)), 10, 1, sipHash64(number, k) / 1e19, number % 4, number
-		FROM numbers(100000) ARRAY JOIN range(20) AS k`); err != nil {
-		b.Fatal(err)
+	f.insertExperiments(testExperiment{id: 1}, testExperiment{id: 2})
+	const metrics = "INSERT INTO latest_metrics (experiment_id, key, run_id, step, timestamp, value, shard, seq) "
+	exec := func(q string) {
+		if err := f.conn.Exec(b.Context(), q); err != nil {
+			b.Fatal(err)
+		}
 	}
-	path := "/api/v1/experiments/1/catalogue"
+	manyRuns(f, 1, benchRuns, 1)
+	exec(metrics + `SELECT 1, concat('metric/', toString((number * 20 + k) % 2000)), reinterpretAsUUID(sipHash128(number)), 10, 1, sipHash64(number, k) / 1e19, number % 4, number
+		FROM numbers(100000) ARRAY JOIN range(20) AS k`)
+	manyRuns(f, 2, benchRuns, 100)
+	// The shards are projected beyond all of these rows.
+	last := uint64(10_000_000)
+	announced := f.announce(last)
+	path := func(experiment int) string { return fmt.Sprintf("/api/v1/experiments/%d/catalogue", experiment) }
 	for _, c := range []struct {
-		name string
-		args []string
+		name       string
+		experiment int
+		args       []string
 	}{
-		{"first100", []string{"kind", "metrics", "max_results", "100"}},
-		{"prefix", []string{"kind", "metrics", "prefix", "metric/199"}},
-		{"parameters", []string{"kind", "parameters"}},
-		{"all2000", []string{"kind", "metrics", "max_results", "1000"}},
+		{"first100", 1, []string{"kind", "metrics"}},
+		{"prefix", 1, []string{"kind", "metrics", "prefix", "metric/199"}},
+		{"parameters", 1, []string{"kind", "parameters"}},
+		{"first1000", 1, []string{"kind", "metrics", "max_results", "1000"}},
+		{"dense", 2, []string{"kind", "metrics"}},
+		{"denseParameters", 2, []string{"kind", "parameters"}},
 	} {
-		b.Run(c.name, func(b *testing.B) {
+		read := func(b *testing.B) {
+			if w := f.do(f.request(path(c.experiment), c.args...)); w.Code != 200 {
+				b.Fatal(w.Body)
+			}
+		}
+		b.Run(c.name+"/cold", func(b *testing.B) {
 			for b.Loop() {
-				if w := f.do(f.request(path, c.args...)); w.Code != 200 {
-					b.Fatal(w.Body)
-				}
+				f.service.ForgetCatalogues()
+				read(b)
+			}
+		})
+		b.Run(c.name+"/warm", func(b *testing.B) {
+			for b.Loop() {
+				read(b)
+			}
+		})
+		write := func(b *testing.B) {
+			b.StopTimer()
+			last++
+			exec(metrics + fmt.Sprintf(`SELECT %[1]d, key, run_id, step, timestamp, value, shard, %[2]d FROM latest_metrics WHERE experiment_id = %[1]d AND run_id = reinterpretAsUUID(sipHash128(toUInt64(0)))`,
+				c.experiment, last))
+			exec(fmt.Sprintf(`INSERT INTO run_attributes SELECT * REPLACE (toUInt64(%[2]d) AS seq) FROM run_attributes WHERE experiment_id = %[1]d AND run_id = reinterpretAsUUID(sipHash128(toUInt64(0)))`,
+				c.experiment, last))
+			announced(last)
+			b.StartTimer()
+		}
+		b.Run(c.name+"/oneRunWritten", func(b *testing.B) {
+			write(b)
+			read(b) // the run is apart from here on
+			for b.Loop() {
+				write(b)
+				read(b)
 			}
 		})
 	}
-	b.Run("first100/bare", func(b *testing.B) {
-		for b.Loop() {
-			if err := f.conn.Exec(b.Context(), `SELECT key, count(), min(value), max(value) FROM latest_metrics WHERE experiment_id = 1
-				GROUP BY key ORDER BY key LIMIT 100 SETTINGS optimize_aggregation_in_order = 1 FORMAT Null`); err != nil {
-				b.Fatal(err)
+	for name, experiment := range map[string]int{"first100": 1, "dense": 2} {
+		b.Run(name+"/bare", func(b *testing.B) {
+			for b.Loop() {
+				exec(fmt.Sprintf(`SELECT key, count(), min(value), max(value) FROM latest_metrics WHERE experiment_id = %d
+					GROUP BY key ORDER BY key LIMIT 100 SETTINGS optimize_aggregation_in_order = 1 FORMAT Null`, experiment))
 			}
-		}
-	})
+		})
+	}
 }
 
 // The time of a page must not depend on where it is in the series.

@@ -1,8 +1,10 @@
 package query
 
 import (
+	"slices"
 	"strconv"
 
+	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
 
 	"github.com/runledger/runledger/pkg/httpapi"
@@ -45,9 +47,6 @@ var catalogueKeys = []sortKey{{expr: "toString(key)", typ: typeText}}
 // catalogue answers GET /api/v1/experiments/:id/catalogue: a page of the metric
 // keys, parameters or tags of the runs that are not deleted, in the order of
 // their keys.
-//
-// The tables are ordered by experiment and key, so that a page reads the rows of
-// its keys only: as many as it has keys, times the runs that have them.
 func (s *Service) catalogue(ec echo.Context) error {
 	p := httpapi.QueryParams(ec)
 	kind := p.Choice("kind", "metrics", "parameters", "tags")
@@ -86,73 +85,166 @@ func (s *Service) catalogue(ec echo.Context) error {
 	}
 	defer leave()
 
-	st, scanEntry := catalogueStatement(id, kind, prefix, after, limit)
-	out := newAnswer(ec, kind)
-	out.empty = true
-	last, sent := "", 0
-	more, err := s.db.some(ctx, st, limit, func(scan func(...any) error) error {
-		key, entry, err := scanEntry(scan)
-		if err != nil {
+	place := cataloguePlace{experiment: id, kind: kind, prefix: prefix, keys: limit + 1}
+	if after != nil {
+		place.after = after[0].(string)
+	}
+	var found []tally
+	for more := true; more && len(found) <= limit; {
+		var next []tally
+		if next, place.after, more, err = s.catalogues.read(ctx, place); err != nil {
 			return err
 		}
-		last = key
-		sent++
-		return out.item(entry)
-	})
-	if err != nil {
-		return err
+		found = append(found, next...)
 	}
 	next := ""
-	if more {
-		if next, err = encodeToken(asked, catalogueKeys, []any{last}); err != nil {
+	if len(found) > limit {
+		found = found[:limit]
+		if next, err = encodeToken(asked, catalogueKeys, []any{found[limit-1].key}); err != nil {
+			return err
+		}
+	}
+	out := newAnswer(ec, kind)
+	out.empty = true
+	for i := range found {
+		if err := out.item(found[i].entry(kind)); err != nil {
 			return err
 		}
 	}
 	return out.end(next)
 }
 
-// catalogueStatement returns the statement for one entry more than a page has,
-// and what reads an entry.
-func catalogueStatement(experiment uint64, kind, prefix string, after []any, limit int) (*statement, func(scan func(...any) error) (string, any, error)) {
-	st := new(statement)
-	id := st.bind("UInt64", experiment)
-	table, of := "run_attributes", ""
-	switch kind {
-	case "metrics":
-		table = "latest_metrics"
-		st.write("SELECT toString(key), count(), countIf(finite), minIf(value, finite), maxIf(value, finite), max(step)",
-			" FROM (SELECT key, value, step, isFinite(value) AS finite")
+// tally is what some runs have of a key. Tallies of different runs add up.
+type tally struct {
+	key      string
+	runs     uint64
+	finite   uint64 // runs whose value is a finite number
+	min, max float64
+	lastStep int64
+	distinct []uint64 // hashes of different values, beyond maxDistinct not all
+	examples []string // some of the values, different ones
+}
+
+// add adds what other runs have.
+func (t *tally) add(o *tally) {
+	if o.runs == 0 {
+		return
+	}
+	if t.lastStep = max(t.lastStep, o.lastStep); t.runs == 0 {
+		t.lastStep = o.lastStep
+	}
+	switch {
+	case o.finite == 0:
+	case t.finite == 0:
+		t.min, t.max = o.min, o.max
 	default:
-		of = " AND kind = '" + map[string]string{"parameters": "parameter", "tags": "tag"}[kind] + "'"
-		st.write("SELECT toString(key), count(), countIf(finite), minIf(parsed, finite), maxIf(parsed, finite), uniqUpTo(", strconv.Itoa(maxDistinct), ")(value),",
-			" arraySort(groupUniqArray(", strconv.Itoa(catalogueExamples), ")(value))",
-			" FROM (SELECT key, value, ifNull(toFloat64OrNull(value), nan) AS parsed, isFinite(parsed) AS finite")
+		t.min, t.max = min(t.min, o.min), max(t.max, o.max)
 	}
-	st.write(" FROM ", table, " FINAL WHERE experiment_id = ", id, of,
-		" AND run_id NOT IN (SELECT run_id FROM runs FINAL WHERE experiment_id = ", id, " AND lifecycle != 'active')")
-	if prefix != "" {
-		st.write(" AND startsWith(key, ", st.bind("String", prefix), ")")
-	}
-	if after != nil {
-		st.write(" AND key > ", st.bind("String", after[0]))
-	}
-	st.write(") GROUP BY key ORDER BY key LIMIT ", st.bind("UInt64", limit+1), " SETTINGS optimize_aggregation_in_order = 1")
-	if kind == "metrics" {
-		return st, func(scan func(...any) error) (string, any, error) {
-			var e metricEntry
-			var finite uint64
-			var least, most float64
-			err := scan(&e.Key, &e.Runs, &finite, &least, &most, &e.LastStep)
-			e.NotFinite = e.Runs - finite
-			e.Min, e.Max = orNull(finite > 0, number(least)), orNull(finite > 0, number(most))
-			return e.Key, e, err
+	t.runs += o.runs
+	t.finite += o.finite
+	t.distinct = addDifferent(t.distinct, o.distinct, maxDistinct+1)
+	t.examples = addDifferent(t.examples, o.examples, catalogueExamples)
+}
+
+// addDifferent returns a with what of b it does not have, up to so many.
+func addDifferent[T comparable](a, b []T, limit int) []T {
+	for _, v := range b {
+		if len(a) < limit && !slices.Contains(a, v) {
+			a = append(a[:len(a):len(a)], v)
 		}
 	}
-	return st, func(scan func(...any) error) (string, any, error) {
-		var e attributeEntry
-		var least, most float64
-		err := scan(&e.Key, &e.Runs, &e.Numbers, &least, &most, &e.Distinct, &e.Examples)
-		e.Min, e.Max = orNull(e.Numbers > 0, number(least)), orNull(e.Numbers > 0, number(most))
-		return e.Key, e, err
+	return a
+}
+
+func (t *tally) entry(kind string) any {
+	least, most := orNull(t.finite > 0, number(t.min)), orNull(t.finite > 0, number(t.max))
+	if kind == "metrics" {
+		return metricEntry{Key: t.key, Runs: t.runs, Min: least, Max: most, NotFinite: t.runs - t.finite, LastStep: t.lastStep}
 	}
+	return attributeEntry{
+		Key: t.key, Runs: t.runs, Distinct: uint64(len(t.distinct)), Examples: slices.Sorted(slices.Values(t.examples)),
+		Numbers: t.finite, Min: least, Max: most,
+	}
+}
+
+// cataloguePlace is a part of a catalogue: the keys with a prefix that come after
+// one, so many at least if there are more.
+type cataloguePlace struct {
+	experiment    uint64
+	kind          string
+	prefix, after string
+	keys          int
+}
+
+// rows writes the rows of the place, up to the key to unless that is empty, and
+// returns the table and the condition.
+func (p cataloguePlace) rows(st *statement, to string) (table, where string) {
+	id := st.bind("UInt64", p.experiment)
+	table, where = "latest_metrics", "experiment_id = "+id
+	switch p.kind {
+	case "parameters":
+		table, where = "run_attributes", where+" AND kind = 'parameter'"
+	case "tags":
+		table, where = "run_attributes", where+" AND kind = 'tag'"
+	}
+	if p.prefix != "" {
+		where += " AND startsWith(key, " + st.bind("String", p.prefix) + ")"
+	}
+	if p.after != "" {
+		where += " AND key > " + st.bind("String", p.after)
+	}
+	if to != "" {
+		where += " AND key <= " + st.bind("String", to)
+	}
+	return table, where
+}
+
+// visible is the condition for rows of runs that are not deleted. The runs that
+// ever were are few, and only of them the current row is asked for: FINAL over
+// all of them takes as long as the rest.
+func (p cataloguePlace) visible(st *statement) string {
+	ever := "experiment_id = " + st.bind("UInt64", p.experiment) + " AND lifecycle != 'active'"
+	return " AND run_id NOT IN (SELECT run_id FROM runs FINAL WHERE " + ever + " AND run_id IN (SELECT run_id FROM runs WHERE " + ever + "))"
+}
+
+// bounds returns the statement for the keys of the place, and one more. A key may
+// be of deleted runs only.
+func (p cataloguePlace) bounds() *statement {
+	st := new(statement)
+	table, where := p.rows(st, "")
+	st.write("SELECT toString(key) FROM ", table, " WHERE ", where, " GROUP BY key ORDER BY key LIMIT ", st.bind("UInt64", p.keys+1),
+		" SETTINGS optimize_aggregation_in_order = 1")
+	return st
+}
+
+// tallies returns the statement for the tallies of the place up to a key: for
+// each key one of the runs that are not apart, and one of each other run.
+func (p cataloguePlace) tallies(to string, apart func(*statement) string) *statement {
+	st := new(statement)
+	p.selectTallies(st, "if("+apart(st)+", run_id, toUUID('"+uuid.Nil.String()+"'))")
+	table, where := p.rows(st, to)
+	st.write(" FROM ", table, " FINAL WHERE ", where, p.visible(st), ") GROUP BY key, run")
+	return st
+}
+
+// changes returns the statement for the tallies of each run whose rows of the
+// place are new, up to so many.
+func (p cataloguePlace) changes(to string, isNew func(*statement) string, limit int) *statement {
+	st := new(statement)
+	p.selectTallies(st, "run_id")
+	table, where := p.rows(st, to)
+	st.write(" FROM (SELECT * FROM ", table, " WHERE ", where, " AND ", isNew(st), p.visible(st), " ORDER BY seq DESC LIMIT 1 BY key, run_id)) GROUP BY key, run LIMIT ",
+		st.bind("UInt64", limit))
+	return st
+}
+
+func (p cataloguePlace) selectTallies(st *statement, run string) {
+	st.write("SELECT toString(key), run, countIf(live), countIf(finite), minIf(number, finite), maxIf(number, finite), maxIf(step, live), ")
+	if p.kind == "metrics" {
+		st.write("emptyArrayUInt64(), emptyArrayString() FROM (SELECT key, ", run, " AS run, step, value AS number, isFinite(value) AS finite, 1 AS live")
+		return
+	}
+	st.write("groupUniqArrayIf(", strconv.Itoa(maxDistinct+1), ")(sipHash64(value), live), groupUniqArrayIf(", strconv.Itoa(catalogueExamples), ")(value, live)",
+		" FROM (SELECT key, ", run, " AS run, toInt64(0) AS step, value, NOT deleted AS live,",
+		" ifNull(toFloat64OrNull(value), nan) AS number, live AND isFinite(number) AS finite")
 }

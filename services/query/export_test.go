@@ -2,7 +2,9 @@ package query
 
 import (
 	"context"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
@@ -60,4 +62,14 @@ func (s *Service) FetchPlans(ctx context.Context, experiment uint64, ids []uuid.
 		plans[i] = strings.Join(lines, "\n")
 	}
 	return plans, nil
+}
+
+// ForgetCatalogues makes the next reads of catalogues read them whole.
+func (s *Service) ForgetCatalogues() { s.catalogues.parts.Purge() }
+
+// AwaitMarks waits until the service has heard that all shards are projected up to seq.
+func (s *Service) AwaitMarks(seq uint64) {
+	for slices.ContainsFunc(s.fresh.marks(), func(m uint64) bool { return m != seq }) {
+		time.Sleep(time.Millisecond)
+	}
 }

@@ -127,6 +127,16 @@ func (f *freshness) ofRuns(ctx context.Context, experimentIDs []uint64) ([]event
 	return places, group.Wait()
 }
 
+// marks returns the watermarks of all run shards, by shard.
+func (f *freshness) marks() []uint64 {
+	streams := f.log.RunStreams()
+	marks := make([]uint64, len(streams))
+	for shard, stream := range streams {
+		marks[shard] = f.reader.Watermark(stream)
+	}
+	return marks
+}
+
 // ofShards returns the ends of all run shards. The points of a logged model may
 // be in any of them.
 func (f *freshness) ofShards(ctx context.Context) ([]eventlog.Position, error) {

@@ -118,6 +118,31 @@ func (f *fixture) project() {
 	}
 }
 
+// announce says that the tables hold all streams up to seq, and returns how to
+// say it of another and see it arrive.
+func (f *fixture) announce(seq uint64) (again func(seq uint64)) {
+	f.t.Helper()
+	var announcers []*watermark.Announcer
+	for _, stream := range f.log.Streams() {
+		a, err := watermark.NewAnnouncer(f.nc, stream)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		f.t.Cleanup(func() { _ = a.Close() })
+		announcers = append(announcers, a)
+	}
+	again = func(seq uint64) {
+		for _, a := range announcers {
+			if err := a.Announce(seq); err != nil {
+				f.t.Fatal(err)
+			}
+		}
+		f.service.AwaitMarks(seq)
+	}
+	again(seq)
+	return again
+}
+
 // publish appends an event, and returns its place.
 func (f *fixture) publish(subject string, e *events.Event) eventlog.Position {
 	f.t.Helper()

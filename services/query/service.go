@@ -72,9 +72,10 @@ func setDefault[T comparable](field *T, value T) {
 
 // Service answers reads. It is safe for concurrent use.
 type Service struct {
-	log   *eventlog.Log
-	db    *database
-	fresh *freshness
+	log        *eventlog.Log
+	db         *database
+	fresh      *freshness
+	catalogues *catalogues
 }
 
 // New connects to ClickHouse and begins to listen for watermarks. ClickHouse
@@ -96,7 +97,11 @@ func New(_ context.Context, c Config) (*Service, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the query service: %w", err), reader.Close())
 	}
-	return &Service{log: c.Log, db: db, fresh: fresh}, nil
+	catalogues, err := newCatalogues(db, fresh)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start the query service: %w", err), db.close(), reader.Close())
+	}
+	return &Service{log: c.Log, db: db, fresh: fresh, catalogues: catalogues}, nil
 }
 
 // Register adds the routes.
