@@ -208,7 +208,7 @@ func (w *catalogueWorld) live(r *catalogueRun) {
 		w.write(r, events.KindMeta, &events.Event{Data: &events.Event_RunPurged{RunPurged: &events.RunPurged{RunId: r.id}}}, func(shard int, seq uint64) []string {
 			var statements []string
 			for _, table := range []string{"run_attributes", "latest_metrics"} {
-				statements = append(statements, fmt.Sprintf("DELETE FROM %s WHERE run_id IN ('%s') SETTINGS lightweight_deletes_sync = 0", table, testRun{id: r.id}.uuid()))
+				statements = append(statements, fmt.Sprintf("ALTER TABLE %s DELETE WHERE run_id IN ('%s') SETTINGS mutations_sync = 0", table, testRun{id: r.id}.uuid()))
 			}
 			return append(statements, w.run(r, 1)(shard, seq)...)
 		})
