@@ -78,7 +78,7 @@ func (w *catalogueWorld) write(r *catalogueRun, kind events.Kind, e *events.Even
 	}
 	for _, sql := range rows(shard, at.Seq) {
 		place := 1
-		if strings.HasPrefix(sql, "DELETE") {
+		if strings.HasPrefix(sql, "ALTER") {
 			place = 0
 		}
 		w.statements = append(w.statements, catalogueInsert{place, r, sql})
@@ -208,7 +208,7 @@ func (w *catalogueWorld) live(r *catalogueRun) {
 		w.write(r, events.KindMeta, &events.Event{Data: &events.Event_RunPurged{RunPurged: &events.RunPurged{RunId: r.id}}}, func(shard int, seq uint64) []string {
 			var statements []string
 			for _, table := range []string{"run_attributes", "latest_metrics"} {
-				statements = append(statements, fmt.Sprintf("DELETE FROM %s WHERE run_id IN ('%s') SETTINGS lightweight_deletes_sync = 0", table, testRun{id: r.id}.uuid()))
+				statements = append(statements, fmt.Sprintf("ALTER TABLE %s DELETE WHERE run_id IN ('%s') SETTINGS mutations_sync = 0", table, testRun{id: r.id}.uuid()))
 			}
 			return append(statements, w.run(r, 1)(shard, seq)...)
 		})
