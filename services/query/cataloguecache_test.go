@@ -78,7 +78,7 @@ func (w *catalogueWorld) write(r *catalogueRun, kind events.Kind, e *events.Even
 	}
 	for _, sql := range rows(shard, at.Seq) {
 		place := 1
-		if strings.HasPrefix(sql, "DELETE") {
+		if strings.HasPrefix(sql, "ALTER") {
 			place = 0
 		}
 		w.statements = append(w.statements, catalogueInsert{place, r, sql})
