@@ -40,8 +40,11 @@ func TestParametersArriveAsTheyAre(t *testing.T) {
 				"text": text, "texts": append(slices.Clone(texts), text), "numbers": numbers, "number": int64(math.MinInt64), "unsigned": uint64(math.MaxUint64),
 			}),
 			Result: proto.Results{
-				{Name: "text", Data: &one}, {Name: "texts", Data: &many}, {Name: "numbers", Data: &integers},
-				{Name: "number", Data: &integer}, {Name: "unsigned", Data: &unsigned},
+				{Name: "text", Data: &one},
+				{Name: "texts", Data: &many},
+				{Name: "numbers", Data: &integers},
+				{Name: "number", Data: &integer},
+				{Name: "unsigned", Data: &unsigned},
 			},
 		})
 		if err != nil {
