@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 
@@ -302,6 +303,22 @@ func BenchmarkAudit(b *testing.B) {
 	})
 }
 
+// awaitMerges returns when the engine has nothing to merge for the moment: it would
+// take its time from what is measured.
+func (f *fixture) awaitMerges() {
+	f.t.Helper()
+	for quiet := 0; quiet < 5; {
+		var merges uint64
+		if err := f.conn.QueryRow(f.t.Context(), "SELECT count() FROM system.merges").Scan(&merges); err != nil {
+			f.t.Fatal(err)
+		}
+		if quiet++; merges > 0 {
+			quiet = 0
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
 // counter is a client that keeps nothing: a recorder's buffer would be part of what
 // a long answer takes.
 type counter struct {
@@ -346,6 +363,7 @@ func BenchmarkSeries(b *testing.B) {
 		for i, id := range ids {
 			uuids[i] = testRun{id: id}.uuid().String()
 		}
+		f.awaitMerges()
 		draw := func(accept string) func(b *testing.B) {
 			return func(b *testing.B) {
 				body, err := json.Marshal(map[string]any{"run_ids": ids, "metric_keys": []string{"loss"}, "columns": c.columns})
@@ -443,6 +461,7 @@ func BenchmarkSweepCurves(b *testing.B) {
 		f.insert(testRun{id: id, experiment: 1, params: map[string]string{"lr": strconv.Itoa(i % 10)}, metrics: []point{{key: "loss"}}})
 		ids, uuids = append(ids, id), append(uuids, testRun{id: id}.uuid().String())
 	}
+	f.awaitMerges()
 	b.Run("1000x10k", func(b *testing.B) {
 		body := map[string]any{"run_ids": ids, "metric_keys": []string{"loss"}, "columns": 500, "group_by": []string{"params.lr"}}
 		for b.Loop() {
