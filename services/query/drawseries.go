@@ -96,7 +96,7 @@ func eachDrawingOfPoints[X coordinate](ctx context.Context, s *Service, req *ser
 		}
 		return visit(current)
 	}
-	err := eachPoints(ctx, s, req, key, runs, within, func(id uuid.UUID, x []X, values []float64) error {
+	add := func(id uuid.UUID, x []X, values []float64) error {
 		if current == nil || id != current.run {
 			if err := flush(); err != nil {
 				return err
@@ -111,8 +111,27 @@ func eachDrawingOfPoints[X coordinate](ctx context.Context, s *Service, req *ser
 		}
 		current.add(x, values)
 		return nil
-	})
-	if err != nil {
+	}
+	if req.X.Axis == axisStep {
+		again := make(map[uuid.UUID]bool)
+		err := eachStep(ctx, s, key, runs, within, add, func(id uuid.UUID) {
+			again[id] = true
+			if current != nil && current.run == id {
+				current = nil
+			}
+		})
+		if err == nil {
+			err = flush()
+		}
+		if err != nil {
+			return err
+		}
+		current = nil
+		if runs = slices.DeleteFunc(slices.Clone(runs), func(r run) bool { return !again[r.id] }); len(runs) == 0 {
+			return nil
+		}
+	}
+	if err := eachPoints(ctx, s, req, key, runs, within, add); err != nil {
 		return err
 	}
 	return flush()

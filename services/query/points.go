@@ -13,11 +13,7 @@ import (
 // the axis: run_id, x, timestamp, value, and step where x is not that. A point may
 // be there twice.
 func (r *seriesRequest) seriesPoints(st *statement, key string, runs []run, within string) string {
-	ids := make([]string, len(runs))
-	for i, run := range runs {
-		ids[i] = run.id.String()
-	}
-	bound := st.bind("Array(UUID)", ids)
+	bound := st.bindIDs(runs)
 	of := func(key string) string {
 		return " FROM metrics WHERE run_id IN " + bound + " AND key = " + st.bind("String", key)
 	}
@@ -39,6 +35,15 @@ func (r *seriesRequest) seriesPoints(st *statement, key string, runs []run, with
 	default:
 		return "SELECT run_id, step AS x, timestamp, value" + of(key) + within
 	}
+}
+
+// bindIDs binds the ids of runs.
+func (s *statement) bindIDs(runs []run) string {
+	ids := make([]string, len(runs))
+	for i, run := range runs {
+		ids[i] = run.id.String()
+	}
+	return s.bind("Array(UUID)", ids)
 }
 
 // sinceStart is the time of a point since the start of its run, or the end of int64
@@ -161,20 +166,57 @@ func eachPoints[X coordinate](ctx context.Context, s *Service, req *seriesReques
 		// The order of the table, which needs no sorting.
 		order = " ORDER BY run_id, key, step, timestamp, value"
 	}
-	// One thread keeps to what it reads: two statements at a time use two cores.
-	st.write(points, order, " SETTINGS max_threads = 1")
+	st.write(points, order, oneThread)
 	c := pointColumns[X]{axis: req.X.Axis}
 	var last pointIdentity // of no run
 	return s.db.blocks(ctx, &st, c.results(), func(rows int) error {
-		n := c.once(rows, &last)
-		x := c.places()
-		for from := 0; from < n; {
-			to := from + sort.Search(n-from, func(i int) bool { return c.run[from+i] != c.run[from] })
-			if err := visit(c.run[from], x[from:to], c.value[from:to]); err != nil {
-				return err
-			}
-			from = to
+		return eachRun(c.run[:c.once(rows, &last)], c.places(), c.value, visit)
+	})
+}
+
+// oneThread keeps to the order of what is read: two statements at a time use two
+// cores.
+const oneThread = " SETTINGS max_threads = 1"
+
+// eachRun visits the points of each run in a block.
+func eachRun[X coordinate](runs []uuid.UUID, x []X, values []float64, visit func(id uuid.UUID, x []X, values []float64) error) error {
+	for from := 0; from < len(runs); {
+		to := from + sort.Search(len(runs)-from, func(i int) bool { return runs[from+i] != runs[from] })
+		if err := visit(runs[from], x[from:to], values[from:to]); err != nil {
+			return err
 		}
-		return nil
+		from = to
+	}
+	return nil
+}
+
+// eachStep is eachPoints for the axis of steps, without the times of the points,
+// which are half of what else is read. They matter where a step has several points:
+// of a run that has one it calls repeated, and does not visit the rest.
+func eachStep[X coordinate](ctx context.Context, s *Service, key string, runs []run, within func(*statement) string, visit func(id uuid.UUID, x []X, values []float64) error, repeated func(id uuid.UUID)) error {
+	var st statement
+	st.write("SELECT run_id, step AS x, value FROM metrics WHERE run_id IN ", st.bindIDs(runs), " AND key = ", st.bind("String", key), within(&st),
+		" ORDER BY run_id, key, step", oneThread)
+	c := pointColumns[X]{axis: axisStep}
+	results := proto.Results{{Name: "run_id", Data: &c.run}, {Name: "x", Data: &c.integers}, {Name: "value", Data: &c.value}}
+	var last, dropped uuid.UUID // of no run
+	var lastX X
+	return s.db.blocks(ctx, &st, results, func(int) error {
+		return eachRun(c.run, c.places(), c.value, func(id uuid.UUID, x []X, values []float64) error {
+			if id == dropped {
+				return nil
+			}
+			again := id == last && x[0] == lastX
+			for i := 1; i < len(x) && !again; i++ {
+				again = x[i] == x[i-1]
+			}
+			if again {
+				dropped = id
+				repeated(id)
+				return nil
+			}
+			last, lastX = id, x[len(x)-1]
+			return visit(id, x, values)
+		})
 	})
 }

@@ -72,12 +72,8 @@ func layoutOf[X coordinate](ctx context.Context, s *Service, req *seriesRequest,
 
 // rollups returns those of the series that have blocks of up to widest steps.
 func (s *Service) rollups(ctx context.Context, req *seriesRequest, runs []run, widest uint64) (map[seriesID]rollup, error) {
-	ids := make([]string, len(runs))
-	for i, r := range runs {
-		ids[i] = r.id.String()
-	}
 	var st statement
-	st.write("SELECT run_id, toString(key), argMax(block, (version, block)), max(version) FROM metric_rollups WHERE run_id IN ", st.bind("Array(UUID)", ids),
+	st.write("SELECT run_id, toString(key), argMax(block, (version, block)), max(version) FROM metric_rollups WHERE run_id IN ", st.bindIDs(runs),
 		" AND key IN ", st.bind("Array(String)", req.MetricKeys), " AND width = 0 GROUP BY run_id, key")
 	rolled := make(map[seriesID]rollup)
 	err := s.db.each(ctx, &st, func(scan func(...any) error) error {

@@ -432,6 +432,31 @@ func TestTimesBeyondInt64(t *testing.T) {
 	}
 }
 
+// A point that is there twice is one, also where a block of the answer ends between
+// the two.
+func TestPointsAtTheEndsOfBlocks(t *testing.T) {
+	f := newFixture(t)
+	f.project()
+	const points = 70_000
+	var ids []string
+	for _, at := range []int{8192, 16384, 24576, 32768, 40960, 49152, 57344, 65409, 65505, 65536} {
+		id := f.longSeries("loss", points)
+		f.insert(testRun{id: id, experiment: 1, metrics: []point{{key: "loss"}}})
+		// The two are in parts that stay apart, or one of them is gone.
+		if err := f.conn.Exec(t.Context(), "INSERT INTO metrics (run_id, key, step, timestamp, value, shard, seq, idx) SELECT run_id, key, step, timestamp, value, shard, seq, idx FROM metrics WHERE run_id = ? AND step = ?",
+			testRun{id: id}.uuid(), at-1); err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	for _, id := range ids {
+		body := map[string]any{"run_ids": []string{id}, "metric_keys": []string{"loss"}, "columns": 10}
+		if s := decode[wireSeriesAnswer](t, f.postV1("/series", body)).Series[0]; s.Points != points {
+			t.Errorf("%d points, want %d", s.Points, points)
+		}
+	}
+}
+
 // insertInParts writes the points of a series, of which any part may be rolled up.
 func (f *fixture) insertInParts(t *rapid.T, run string, points []point) {
 	for part := range slices.Chunk(points, rapid.IntRange((len(points)+2)/3, len(points)).Draw(t, "part")) {
