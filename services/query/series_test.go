@@ -115,7 +115,7 @@ func TestSeriesSaysWhatItsPointsSay(t *testing.T) {
 			n := rapid.IntRange(1, 60).Draw(rt, "points")
 			var points []point
 			for range n {
-				p := point{key: "loss", value: values.Draw(rt, "value"), timestamp: rapid.Int64Range(0, 1000).Draw(rt, "timestamp"), step: steps.Draw(rt, "step")}
+				p := point{key: "loss", value: values.Draw(rt, "value") + 0, timestamp: rapid.Int64Range(0, 1000).Draw(rt, "timestamp"), step: steps.Draw(rt, "step")}
 				if narrow {
 					p.step = lowest + rapid.Int64Range(0, 40).Draw(rt, "step")
 				}
@@ -486,7 +486,7 @@ func TestSeriesOfBlocks(t *testing.T) {
 		for range rapid.IntRange(50, 400).Draw(rt, "points") {
 			p := point{
 				key: "loss", step: first + rapid.Int64Range(0, 400).Draw(rt, "step")*stride + rapid.Int64Range(0, stride/40).Draw(rt, "off")/2,
-				timestamp: rapid.Int64Range(0, 3).Draw(rt, "timestamp"), value: value.Draw(rt, "value"),
+				timestamp: rapid.Int64Range(0, 3).Draw(rt, "timestamp"), value: value.Draw(rt, "value") + 0, // -0 is 0
 			}
 			if id := fmt.Sprint(p); p.step >= first && !seen[id] {
 				seen[id] = true
