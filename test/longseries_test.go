@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -87,6 +88,19 @@ func TestLongSeriesIsDrawnFromBlocks(t *testing.T) {
 		}
 		check(fmt.Sprint("with a late point at ", step))
 	}
+	// The connections that were kept are to an engine that is gone.
+	if err := syscall.Kill(p.engine(t), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, startTimeout, func() string { return "series do not come back" }, func(ctx context.Context) bool {
+		var s drawnSeries
+		err := c.draw(ctx, body, &s)
+		if err != nil && ctx.Err() == nil && !strings.Contains(err.Error(), "503") {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	check("after the engine was killed")
 	p.kill(t)
 	p = up(t, dir)
 	c = p.client(t)

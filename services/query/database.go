@@ -126,10 +126,10 @@ func (d *database) blocks(ctx context.Context, s *statement, columns proto.Resul
 	return nil
 }
 
-// acquire returns a connection that answers: those that are idle may be to a
+// acquire returns a connection that answers: those that are idle may all be to a
 // server that is gone.
 func (d *database) acquire(ctx context.Context) (*puddle.Resource[*ch.Client], error) {
-	for {
+	for idle := d.columns.Stat().IdleResources(); ; idle-- {
 		conn, err := d.columns.Acquire(ctx)
 		if err != nil {
 			return nil, err
@@ -137,9 +137,8 @@ func (d *database) acquire(ctx context.Context) (*puddle.Resource[*ch.Client], e
 		if err = conn.Value().Ping(ctx); err == nil {
 			return conn, nil
 		}
-		fresh := conn.IdleDuration() == 0
 		conn.Destroy()
-		if fresh || ctx.Err() != nil {
+		if idle <= 0 {
 			return nil, err
 		}
 	}

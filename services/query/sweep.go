@@ -113,14 +113,10 @@ func (s *Service) reach(ctx context.Context, runs []run, o *objective) (map[uuid
 		st.write("SELECT run_id, value, step, timestamp FROM latest_metrics FINAL WHERE ", st.ofRuns(runs),
 			" AND key = ", st.bind("String", o.MetricKey), " AND isFinite(value)")
 	} else {
-		ids := make([]string, len(runs))
-		for i, r := range runs {
-			ids[i] = r.id.String()
-		}
 		// A point that is there twice changes none of these.
 		best := map[string]string{"min": "argMin(p, (p.1, p.2, p.3))", "max": "argMin(p, (-p.1, p.2, p.3))", "step": "argMax(p, (p.3, p.1))"}[o.At]
 		st.write("SELECT run_id, b.1, b.2, b.3 FROM (SELECT run_id, ", best, " AS b FROM (SELECT run_id, (value, step, timestamp) AS p FROM metrics WHERE run_id IN ",
-			st.bind("Array(UUID)", ids), " AND key = ", st.bind("String", o.MetricKey), " AND isFinite(value)")
+			st.bindIDs(runs), " AND key = ", st.bind("String", o.MetricKey), " AND isFinite(value)")
 		if o.Step != nil {
 			st.write(" AND step = ", st.bind("Int64", *o.Step))
 		}
