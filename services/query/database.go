@@ -126,19 +126,27 @@ func (d *database) blocks(ctx context.Context, s *statement, columns proto.Resul
 	return nil
 }
 
+// probeTimeout is how long a connection that was idle may take to answer.
+const probeTimeout = 5 * time.Second
+
 // acquire returns a connection that answers: those that are idle may all be to a
 // server that is gone.
 func (d *database) acquire(ctx context.Context) (*puddle.Resource[*ch.Client], error) {
-	for idle := d.columns.Stat().IdleResources(); ; idle-- {
+	for {
+		asked := time.Now()
 		conn, err := d.columns.Acquire(ctx)
-		if err != nil {
-			return nil, err
+		if err != nil || conn.CreationTime().After(asked) {
+			return conn, err
 		}
-		if err = conn.Value().Ping(ctx); err == nil {
+		probe, cancel := context.WithTimeout(ctx, probeTimeout)
+		// Not Ping: that gives up at the first poll for the answer.
+		err = conn.Value().Do(probe, ch.Query{Body: "SELECT 1 AS one", Result: proto.Results{{Name: "one", Data: new(proto.ColUInt8)}}})
+		cancel()
+		if err == nil {
 			return conn, nil
 		}
 		conn.Destroy()
-		if idle <= 0 {
+		if ctx.Err() != nil {
 			return nil, err
 		}
 	}

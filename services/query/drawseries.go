@@ -175,7 +175,8 @@ func (s *Service) countSeries(ctx context.Context, req *seriesRequest, runs []ru
 }
 
 // gridOf returns the columns of a request: of the range that was asked for, or of
-// the points where an end was left open.
+// the points where an end was left open. That is the range then: what is logged
+// meanwhile has no column.
 func gridOf[X coordinate](ctx context.Context, s *Service, req *seriesRequest, runs []run) (grid[X], error) {
 	from, to := req.Range.From, req.Range.To
 	var low, high X
@@ -191,7 +192,17 @@ func gridOf[X coordinate](ctx context.Context, s *Service, req *seriesRequest, r
 	if to != nil {
 		high = coordinateOf[X](to)
 	}
-	return newGrid(low, max(low, high), *req.Columns), nil
+	high = max(low, high)
+	req.Range.From, req.Range.To = placeOf(low), placeOf(high)
+	return newGrid(low, high, *req.Columns), nil
+}
+
+func placeOf[X coordinate](x X) *axisValue {
+	v := &axisValue{number: float64(x)}
+	if n, ok := any(x).(int64); ok {
+		v.exact = &n
+	}
+	return v
 }
 
 // extent returns the first and last place of any of the series in the range, zero
