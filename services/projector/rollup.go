@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +28,8 @@ const (
 	// blockGap is up to how many untouched blocks between two that are touched are
 	// summed up again: about as many as the engine reads at least.
 	blockGap = 64
+	// maxRanges bounds the statements for what was touched of a series.
+	maxRanges = 500
 )
 
 // seriesID names the points of one metric of a run.
@@ -63,7 +66,10 @@ type rollups struct {
 	abandoned bool
 }
 
-var errPurged = errors.New("the run is purged")
+var (
+	errPurged    = errors.New("the run is purged")
+	errUnsettled = errors.New("the outcome is not known")
+)
 
 func newRollups(s *session) *rollups {
 	return &rollups{
@@ -122,8 +128,10 @@ func (r *rollups) next() (id seriesID, through uint64, ok bool) {
 }
 
 // run rolls up what is due until ctx ends. What fails is due again after as many
-// points: without it reads are slower, but not wrong.
-func (r *rollups) run(ctx context.Context) {
+// points: without it reads are slower, but not wrong. It returns an error when it
+// is not known whether a statement that writes has ended: it could write of a run
+// that is purged meanwhile, and the next session ends it first.
+func (r *rollups) run(ctx context.Context) error {
 	defer func() {
 		if r.store != nil {
 			r.store.close()
@@ -138,13 +146,17 @@ func (r *rollups) run(ctx context.Context) {
 			if !ok || ctx.Err() != nil {
 				break
 			}
-			if err := r.rollUp(ctx, id, through); err != nil && ctx.Err() == nil {
+			err := r.rollUp(ctx, id, through)
+			if errors.Is(err, errUnsettled) && ctx.Err() == nil {
+				return err
+			}
+			if err != nil && ctx.Err() == nil {
 				r.logger.Warn("roll up a series", slog.String("run_id", id.run.String()), slog.String("metric", id.key), slog.Any("error", err))
 			}
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-r.wake:
 		}
 	}
@@ -253,6 +265,9 @@ func (s *store) write(ctx context.Context, name string, params map[string]any) e
 	err := s.client.Do(ctx, ch.Query{
 		Body: s.sql[name], QueryID: s.prefix + uuid.NewString(), Parameters: chconn.Parameters(params), Settings: readSettings,
 	})
+	if err != nil && !ch.IsException(err) {
+		err = errors.Join(err, errUnsettled)
+	}
 	if err != nil {
 		return fmt.Errorf("%s of %s: %w", name, s.stream, err)
 	}
@@ -305,32 +320,39 @@ const maxWidth = 63
 // touchedBlocks returns the steps of the blocks that got points after a sequence,
 // in ranges for one statement each.
 func (s *store) touchedBlocks(ctx context.Context, of map[string]any, width int, after uint64) ([]steps, error) {
-	var ranges []steps
-	var from, to int64
-	some := false
+	var blocks []int64
 	var block proto.ColInt64
 	err := s.query(ctx, query{
 		name: "rollup_touched", params: map[string]any{"run": of["run"], "key": of["key"], "width": width, "after": after},
 		result: proto.Results{{Name: "block", Data: &block}},
-		each: func(n int) error {
-			for i := range n {
-				b := block.Row(i)
-				if some && uint64(b)-uint64(to) <= blockGap {
-					to = b
-					continue
-				}
-				if some {
-					ranges = inStatements(ranges, from, to, width)
-				}
-				from, to, some = b, b, true
-			}
+		each: func(int) error {
+			blocks = append(blocks, block...)
 			return nil
 		},
 	})
-	if err != nil || !some {
-		return nil, err
+	return rangesOf(blocks, width), err
+}
+
+// rangesOf returns the steps of blocks, which are in order, in ranges for one
+// statement each. Where they are far apart, and many, what is between some of them
+// is summed up again too: a statement for each would take too long.
+func rangesOf(blocks []int64, width int) []steps {
+	var ranges []steps
+	for from := 0; from < len(blocks); {
+		to := from + 1
+		for to < len(blocks) && uint64(blocks[to])-uint64(blocks[to-1]) <= blockGap {
+			to++
+		}
+		if ranges = inStatements(ranges, blocks[from], blocks[to-1], width); len(ranges) > maxRanges {
+			ranges = nil
+			for part := range slices.Chunk(blocks, (len(blocks)+maxRanges-1)/maxRanges) {
+				ranges = append(ranges, steps{part[0] << width, part[len(part)-1]<<width + (1<<width - 1)})
+			}
+			return ranges
+		}
+		from = to
 	}
-	return inStatements(ranges, from, to, width), nil
+	return ranges
 }
 
 // inStatements appends the steps of the blocks from and to, both included.

@@ -185,6 +185,37 @@ func TestRollupsOfAPurgedRun(t *testing.T) {
 	}
 }
 
+// Blocks that are far apart do not have a statement each, and each block has one.
+func TestRangesOfManyBlocks(t *testing.T) {
+	for _, apart := range []int64{1, blockGap, blockGap + 1, 1 << 40} {
+		var blocks []int64
+		for i := range int64(20_001) {
+			blocks = append(blocks, (i-10_000)*apart)
+		}
+		ranges := rangesOf(blocks, leastWidth)
+		if len(ranges) > maxRanges {
+			t.Errorf("%d ranges of blocks that are %d apart", len(ranges), apart)
+		}
+		at := 0
+		for i, r := range ranges {
+			if i > 0 && r.low <= ranges[i-1].high {
+				t.Fatalf("range %d begins at %d, the one before ends at %d", i, r.low, ranges[i-1].high)
+			}
+			for ; at < len(blocks) && blocks[at]<<leastWidth+127 <= r.high; at++ {
+				if blocks[at]<<leastWidth < r.low {
+					t.Fatalf("block %d, %d apart, is in no range", blocks[at], apart)
+				}
+			}
+		}
+		if at != len(blocks) {
+			t.Errorf("%d of %d blocks, %d apart, are in a range", at, len(blocks), apart)
+		}
+	}
+	if got := rangesOf(nil, leastWidth); got != nil {
+		t.Errorf("%v of no blocks", got)
+	}
+}
+
 func TestBlocksOfStatements(t *testing.T) {
 	for _, c := range []struct {
 		name     string

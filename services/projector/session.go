@@ -93,8 +93,8 @@ func (s *session) run(ctx context.Context) error {
 		s.roll = newRollups(s)
 		s.roll.through = s.watermark
 		group.Go(func() error {
-			s.roll.run(ctx)
-			return nil
+			defer cancel()
+			return s.roll.run(ctx)
 		})
 	}
 	group.Go(func() error {
