@@ -15,7 +15,8 @@ SHOWN = 400
 DAY_MILLISECONDS = 24 * 60 * 60 * 1000
 ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{8}(-?)(?:[0-9a-f]{4}\1){3}[0-9a-f]{12}(?![0-9a-f])")
 SET = re.compile(r"\{('[^{}]*')\}")
-RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d{1,3}")
+# MLflow numbers its names from 0 to 1000, both included.
+RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-(?:\d{1,3}|1000)")
 UNORDERED = ("tags", "params", "aliases")
 HEADERS = ("Content-Disposition", "X-Content-Type-Options", "X-Frame-Options", "Content-Range")
 
