@@ -82,9 +82,8 @@ type drawing[X coordinate] struct {
 	run  uuid.UUID
 	grid grid[X]
 	raw  int // up to how many points are kept as they are
-	// What is before from is only smoothed over: a smoothed series must not depend
-	// on what of it is looked at.
-	from     *X
+	// What is before the grid is only smoothed over: a smoothed series must not
+	// depend on what of it is looked at.
 	smoother *smoother // may be nil
 
 	x       []X
@@ -94,7 +93,7 @@ type drawing[X coordinate] struct {
 }
 
 func (d *drawing[X]) add(x []X, values []float64) {
-	for d.from != nil && len(x) > 0 && x[0] < *d.from {
+	for d.smoother != nil && len(x) > 0 && x[0] < d.grid.from {
 		d.smoother.add(values[0])
 		x, values = x[1:], values[1:]
 	}

@@ -87,58 +87,74 @@ func eachDrawing[X coordinate](ctx context.Context, s *Service, req *seriesReque
 	return eachDrawingOfPoints(ctx, s, req, key, rest, l.grid, raw, visit)
 }
 
+// eachDrawingOfPoints is eachDrawing for series that are drawn from their points.
 func eachDrawingOfPoints[X coordinate](ctx context.Context, s *Service, req *seriesRequest, key string, runs []run, g grid[X], raw int, visit func(*drawing[X]) error) error {
 	from := req.Range.From
 	if req.Smoothing != nil {
 		from = nil
 	}
 	within := func(st *statement) string { return req.within(st, from, req.Range.To) }
-	var current *drawing[X]
-	flush := func() error {
-		if current == nil || len(current.x)+len(current.columns) == 0 {
-			return nil
+	out := drawings[X]{visit: visit, begin: func(run uuid.UUID) *drawing[X] {
+		d := &drawing[X]{run: run, grid: g, raw: raw}
+		if req.Smoothing != nil {
+			d.smoother = &smoother{smoothing: *req.Smoothing}
 		}
-		return visit(current)
-	}
-	add := func(id uuid.UUID, x []X, values []float64) error {
-		if current == nil || id != current.run {
-			if err := flush(); err != nil {
-				return err
-			}
-			current = &drawing[X]{run: id, grid: g, raw: raw}
-			if req.Smoothing != nil {
-				current.smoother = &smoother{smoothing: *req.Smoothing}
-				if req.Range.From != nil {
-					current.from = &g.from
-				}
-			}
-		}
-		current.add(x, values)
-		return nil
-	}
+		return d
+	}}
 	if req.X.Axis == axisStep {
-		again := make(map[uuid.UUID]bool)
-		err := eachStep(ctx, s, key, runs, within, add, func(id uuid.UUID) {
-			again[id] = true
-			if current != nil && current.run == id {
-				current = nil
-			}
+		var again []run
+		err := eachStep(ctx, s, key, runs, within, out.add, func(id uuid.UUID) {
+			again = append(again, run{id: id})
+			out.drop(id)
 		})
 		if err == nil {
-			err = flush()
+			err = out.end()
 		}
-		if err != nil {
+		if err != nil || len(again) == 0 {
 			return err
 		}
-		current = nil
-		if runs = slices.DeleteFunc(slices.Clone(runs), func(r run) bool { return !again[r.id] }); len(runs) == 0 {
-			return nil
-		}
+		runs = again
 	}
-	if err := eachPoints(ctx, s, req, key, runs, within, add); err != nil {
+	if err := eachPoints(ctx, s, req, key, runs, within, out.add); err != nil {
 		return err
 	}
-	return flush()
+	return out.end()
+}
+
+// drawings takes the points of several series, one series after the other, and
+// visits each that has any.
+type drawings[X coordinate] struct {
+	begin   func(run uuid.UUID) *drawing[X]
+	visit   func(*drawing[X]) error
+	current *drawing[X] // which may get more points, or nil
+}
+
+func (d *drawings[X]) add(run uuid.UUID, x []X, values []float64) error {
+	if d.current == nil || d.current.run != run {
+		if err := d.end(); err != nil {
+			return err
+		}
+		d.current = d.begin(run)
+	}
+	d.current.add(x, values)
+	return nil
+}
+
+// drop forgets what there is of a series.
+func (d *drawings[X]) drop(run uuid.UUID) {
+	if d.current != nil && d.current.run == run {
+		d.current = nil
+	}
+}
+
+// end visits the last series.
+func (d *drawings[X]) end() error {
+	last := d.current
+	d.current = nil
+	if last == nil || len(last.x)+len(last.columns) == 0 {
+		return nil
+	}
+	return d.visit(last)
 }
 
 // countSeries returns how many series there are of the metrics and runs, and
@@ -174,27 +190,28 @@ func (s *Service) countSeries(ctx context.Context, req *seriesRequest, runs []ru
 	return n, nil
 }
 
-// gridOf returns the columns of a request: of the range that was asked for, or of
-// the points where an end was left open. That is the range then: what is logged
-// meanwhile has no column.
-func gridOf[X coordinate](ctx context.Context, s *Service, req *seriesRequest, runs []run) (grid[X], error) {
+// closeRange gives an end that the range of a request leaves open the place of the
+// first or last point. What is logged meanwhile has no column.
+func closeRange[X coordinate](ctx context.Context, s *Service, req *seriesRequest, runs []run) error {
 	from, to := req.Range.From, req.Range.To
-	var low, high X
-	if from == nil || to == nil {
-		var err error
-		if low, high, err = extent[X](ctx, s, req, runs); err != nil {
-			return grid[X]{}, err
-		}
+	if from != nil && to != nil {
+		return nil
 	}
+	low, high, err := extent[X](ctx, s, req, runs)
+	if err != nil {
+		return err
+	}
+	// Without points the extent is zero, which may be outside of the range.
 	if from != nil {
 		low = coordinateOf[X](from)
+		high = max(low, high)
 	}
 	if to != nil {
 		high = coordinateOf[X](to)
+		low = min(low, high)
 	}
-	high = max(low, high)
 	req.Range.From, req.Range.To = placeOf(low), placeOf(high)
-	return newGrid(low, high, *req.Columns), nil
+	return nil
 }
 
 func placeOf[X coordinate](x X) *axisValue {

@@ -47,11 +47,15 @@ type layout[X coordinate] struct {
 // columns are made of whole blocks: the first one may begin before the range,
 // though no point from before it is drawn.
 func layoutOf[X coordinate](ctx context.Context, s *Service, req *seriesRequest, runs []run) (layout[X], error) {
-	g, err := gridOf[X](ctx, s, req, runs)
-	l := layout[X]{grid: g}
-	if err != nil || req.X.Axis != axisStep || req.Smoothing != nil || g.width < rollupColumns*leastBlock {
-		return l, err
+	if err := closeRange[X](ctx, s, req, runs); err != nil {
+		return layout[X]{}, err
 	}
+	g := newGrid(coordinateOf[X](req.Range.From), coordinateOf[X](req.Range.To), *req.Columns)
+	l := layout[X]{grid: g}
+	if req.X.Axis != axisStep || req.Smoothing != nil || g.width < rollupColumns*leastBlock {
+		return l, nil
+	}
+	var err error
 	if l.rolled, err = s.rollups(ctx, req, runs, g.width/rollupColumns); err != nil || len(l.rolled) == 0 {
 		return l, err
 	}
@@ -170,20 +174,13 @@ func (s *Service) touchedBlocks(ctx context.Context, req *seriesRequest, id seri
 	if len(touched) > maxTouched {
 		return nil, errRaw
 	}
-	for _, end := range []*axisValue{req.Range.From, req.Range.To} {
-		if end != nil {
-			touched = append(touched, *end.exact>>r.width)
-		}
-	}
+	touched = append(touched, *req.Range.From.exact>>r.width, *req.Range.To.exact>>r.width)
 	slices.Sort(touched)
 	return slices.Compact(touched), nil
 }
 
 // touchedPoints returns the points of blocks that are in the range, in order.
 func touchedPoints[X coordinate](ctx context.Context, s *Service, req *seriesRequest, id seriesID, r rollup, touched []int64) (x []X, values []float64, err error) {
-	if len(touched) == 0 {
-		return nil, nil, nil
-	}
 	within := func(st *statement) string {
 		condition := req.within(st, req.Range.From, req.Range.To) + " AND ("
 		for i := 0; i < len(touched); {
@@ -214,15 +211,10 @@ func touchedPoints[X coordinate](ctx context.Context, s *Service, req *seriesReq
 func (s *Service) eachBlock(ctx context.Context, req *seriesRequest, id seriesID, r rollup, visit func(block int64, c *column[int64])) error {
 	var st statement
 	st.write("SELECT block, points, nans, infinities, negatives, first_step, first, last_step, last, min_step, min, max_step, max, sum",
-		" FROM metric_rollups WHERE run_id = ", st.bind("UUID", id.run.String()), " AND key = ", st.bind("String", id.key), " AND width = ", st.bind("UInt8", r.width))
-	if from := req.Range.From; from != nil {
-		st.write(" AND block >= ", st.bind("Int64", *from.exact>>r.width))
-	}
-	if to := req.Range.To; to != nil {
-		st.write(" AND block <= ", st.bind("Int64", *to.exact>>r.width))
-	}
-	// The last row of a block is that of its greatest version.
-	st.write(" ORDER BY run_id, key, width, block, version SETTINGS max_threads = 1")
+		" FROM metric_rollups WHERE run_id = ", st.bind("UUID", id.run.String()), " AND key = ", st.bind("String", id.key), " AND width = ", st.bind("UInt8", r.width),
+		" AND block BETWEEN ", st.bind("Int64", *req.Range.From.exact>>r.width), " AND ", st.bind("Int64", *req.Range.To.exact>>r.width),
+		// The last row of a block is that of its greatest version.
+		" ORDER BY run_id, key, width, block, version", oneThread)
 	var block, firstX, lastX, lowestX, mostX proto.ColInt64
 	var points, nan, infinity, negative proto.ColUInt64
 	var first, last, lowest, most, sum proto.ColFloat64

@@ -799,6 +799,30 @@ func TestSeriesAtTheEndsOfInt64(t *testing.T) {
 	}
 }
 
+// Where there are no points, the frame still has the ends that were asked for.
+func TestFrameOfNoPoints(t *testing.T) {
+	f := newFixture(t)
+	f.project()
+	run := f.insert(testRun{experiment: 1, metrics: []point{{key: "loss"}}})[0]
+	f.insertPoints(run.id, point{key: "loss", step: 3, value: 1}, point{key: "loss", step: 9, value: 2})
+	for _, c := range []struct{ from, to, wantFrom, wantTo any }{
+		{nil, -5, -5, -5},
+		{12, nil, 12, 12},
+		{4, 8, 4, 8},
+		{-7, -5, -7, -5},
+	} {
+		answer := decode[wireSeriesAnswer](t, f.postV1("/series", map[string]any{
+			"run_ids": []string{run.id}, "metric_keys": []string{"loss"}, "range": map[string]any{"from": c.from, "to": c.to},
+		}))
+		if len(answer.Series) > 0 {
+			t.Errorf("from %v to %v: %d series", c.from, c.to, len(answer.Series))
+		}
+		if got, want := fmt.Sprintf("%s %s", answer.Frame.From, answer.Frame.To), fmt.Sprint(c.wantFrom, " ", c.wantTo); got != want {
+			t.Errorf("from %v to %v: the frame is %s, want %s", c.from, c.to, got, want)
+		}
+	}
+}
+
 // More columns than an answer may have are refused, whatever they are of.
 func TestSeriesOfTooManyColumns(t *testing.T) {
 	f := newFixture(t)
