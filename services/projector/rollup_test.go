@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -51,9 +52,10 @@ func TestRollupsSayWhatThePointsSay(t *testing.T) {
 		run := newRunID()
 		w.mustPublish(w.created(run))
 		value := rapid.OneOf(rapid.Float64Range(-10, 10), rapid.SampledFrom([]float64{math.NaN(), math.Inf(1), math.Inf(-1), 0, 3}))
-		stride := rapid.SampledFrom([]int64{1, 1, 10, 1 << 40}).Draw(rt, "stride")
-		next := rapid.SampledFrom([]int64{0, -500 * stride, math.MinInt64, math.MaxInt64 - 900*stride}).Draw(rt, "first")
+		strides := rapid.SampledFrom([]int64{1, 1, 1, 10, 1 << 40})
+		next := rapid.SampledFrom([]int64{0, -500, -500 << 40, math.MinInt64, math.MaxInt64 - 900}).Draw(rt, "first")
 		var logged []events.Point
+		var through uint64
 		lives := rapid.IntRange(1, 3).Draw(rt, "lives")
 		for range lives {
 			var left atomic.Int64 // statements of any stream until one fails
@@ -73,8 +75,9 @@ func TestRollupsSayWhatThePointsSay(t *testing.T) {
 					_ = stop()
 				}
 			}()
-			for range rapid.IntRange(1, 4).Draw(rt, "batches") {
+			for range rapid.IntRange(1, 5).Draw(rt, "batches") {
 				var points []events.Point
+				stride := strides.Draw(rt, "stride")
 				for range rapid.IntRange(1, 300).Draw(rt, "points") {
 					points = append(points, events.Point{Key: "loss", Step: next, Timestamp: 7, Value: value.Draw(rt, "value")})
 					if next <= math.MaxInt64-stride {
@@ -92,6 +95,14 @@ func TestRollupsSayWhatThePointsSay(t *testing.T) {
 				w.mustPublish(w.logged(run, points...))
 				w.wait()
 				if rapid.Bool().Draw(rt, "look") {
+					// A roll-up is under way, or failed, or there was no need for one.
+					for range 20 {
+						if _, now := w.rolled(run, "loss"); now > through {
+							through = now
+							break
+						}
+						time.Sleep(5 * time.Millisecond)
+					}
 					if err := w.compare(); err != nil {
 						rt.Fatal(err)
 					}
@@ -106,6 +117,10 @@ func TestRollupsSayWhatThePointsSay(t *testing.T) {
 			rt.Fatal(err)
 		}
 	})
+	var rolled uint64
+	if err := w.conn.QueryRow(t.Context(), "SELECT uniqExact(run_id) FROM metric_rollups WHERE width = 0").Scan(&rolled); err != nil || rolled == 0 {
+		t.Errorf("%d series were rolled up, %v", rolled, err)
+	}
 }
 
 // A series is rolled up as it grows, and a late point changes its block.
@@ -156,31 +171,70 @@ func TestRollupsFollow(t *testing.T) {
 	w.check()
 }
 
-// Nothing of a purged run is left, nor comes back.
+// Nothing of a purged run is left, nor comes back: not of one that is purged before
+// it is rolled up, nor of one whose roll-up has begun.
 func TestRollupsOfAPurgedRun(t *testing.T) {
 	w := newWorld(t)
-	w.start(rollEvery(100))
-	for range 5 {
-		run := newRunID()
-		entries := []entry{w.created(run)}
-		for i := range 20 {
-			entries = append(entries, w.logged(run, series("loss", i*200, 200)...))
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	var armed atomic.Bool
+	release := sync.OnceFunc(func() { close(goOn) })
+	defer release()
+	w.start(func(c *Config) {
+		c.RollupPoints = 100
+		c.failpoint = func(_, table string, done bool) error {
+			if table == string(tableRollups) && done && armed.CompareAndSwap(true, false) {
+				close(begun)
+				<-goOn
+			}
+			return nil
 		}
-		w.mustPublish(append(entries,
+	})
+	purge := func(run string) []entry {
+		return []entry{
 			w.ofRun(run, events.KindMeta, &events.Event{Data: &events.Event_RunDeleted{RunDeleted: &events.RunDeleted{RunId: run}}}),
-			w.ofRun(run, events.KindMeta, &events.Event{Data: &events.Event_RunPurged{RunPurged: &events.RunPurged{RunId: run}}}))...)
-		w.wait()
+			w.ofRun(run, events.KindMeta, &events.Event{Data: &events.Event_RunPurged{RunPurged: &events.RunPurged{RunId: run}}}),
+		}
 	}
-	run := newRunID()
-	w.mustPublish(w.created(run), w.logged(run, series("loss", 0, 200)...))
-	w.waitRolled(run, "loss", 1)
+	between := newRunID()
+	w.mustPublish(w.created(between), w.logged(between, series("loss", 0, 20_000)...))
+	w.wait()
+	w.waitRolled(between, "loss", 1)
+	// The first and the last block, each in a statement, and then the watermark.
+	late := append(series("loss", 0, 100), series("loss", 19_900, 100)...)
+	for i := range late {
+		late[i].Timestamp = 1
+	}
+	armed.Store(true)
+	w.mustPublish(w.logged(between, late...))
+	select {
+	case <-begun:
+	case <-time.After(eventually):
+		t.Fatal("nothing is rolled up")
+	}
+	w.mustPublish(purge(between)...)
+	time.Sleep(300 * time.Millisecond) // by now the purge waits, or has gone wrong
+	release()
+	w.wait()
+	// A stream rolls up one series after the other.
+	ofStream := func() string {
+		for {
+			if run := newRunID(); w.shardOf(run) == w.shardOf(between) {
+				return run
+			}
+		}
+	}
+	atOnce, kept := ofStream(), ofStream()
+	w.mustPublish(append([]entry{w.created(atOnce), w.logged(atOnce, series("loss", 0, 200)...)}, purge(atOnce)...)...)
+	w.wait()
+	w.mustPublish(w.created(kept), w.logged(kept, series("loss", 0, 200)...))
+	w.waitRolled(kept, "loss", 1)
 	w.check()
 	var runs []uuid.UUID
 	if err := w.conn.QueryRow(t.Context(), "SELECT groupUniqArray(run_id) FROM metric_rollups SETTINGS apply_mutations_on_fly = 1").Scan(&runs); err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(runs, []uuid.UUID{uuid.MustParse(run)}) {
-		t.Errorf("roll-ups of the runs %v, want those of %s", runs, run)
+	if !slices.Equal(runs, []uuid.UUID{uuid.MustParse(kept)}) {
+		t.Errorf("roll-ups of the runs %v, want those of %s", runs, kept)
 	}
 }
 

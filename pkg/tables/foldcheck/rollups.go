@@ -22,10 +22,20 @@ type block struct {
 	Points, NaN, Infinity, Negative       uint64
 	FirstStep, LastStep, MinStep, MaxStep int64
 	First, Last, Min, Max                 float64
-	firstPlace, lastPlace                 [2]float64 // by time and value, of several at a step
+	firstPlace, lastPlace                 place // of several points at a step
 	version                               uint64
 	sum                                   float64
 	dirty, finite                         bool
+}
+
+// place orders the points of a step.
+type place struct {
+	timestamp int64
+	value     float64
+}
+
+func (p place) before(o place) bool {
+	return p.timestamp < o.timestamp || p.timestamp == o.timestamp && p.value < o.value
 }
 
 type rollup struct {
@@ -99,10 +109,13 @@ func compareRollups(ctx context.Context, conn driver.Conn) error {
 		if len(r.points) == 0 {
 			errs = append(errs, fmt.Errorf("metric_rollups has %q of run %s, metrics has not", id.key, id.run))
 		}
+		for at := range r.blocks {
+			if r.points[at].Points == 0 {
+				errs = append(errs, fmt.Errorf("metric_rollups has of %q of run %s, block %d of width %d, metrics has no point of it", id.key, id.run, at, r.width))
+			}
+		}
 		for at, want := range r.points {
-			got := r.blocks[at]
-			same := got.comparable() == want.comparable() && (math.Abs(got.sum-want.sum) <= 1e-9*max(1, math.Abs(want.sum)) || got.sum != got.sum && want.sum != want.sum)
-			if r.width > 0 && !want.dirty && !same {
+			if got := r.blocks[at]; r.width > 0 && !want.dirty && !got.says(want) {
 				errs = append(errs, fmt.Errorf("metric_rollups has of %q of run %s, block %d of width %d up to %d:\n%+v\nwant\n%+v", id.key, id.run, at, r.width, r.version, got, want))
 			}
 		}
@@ -110,10 +123,17 @@ func compareRollups(ctx context.Context, conn driver.Conn) error {
 	return errors.Join(errs[:min(shown, len(errs))]...)
 }
 
+// says tells whether the block is what the points of want are. What was summed up
+// in another order is another sum.
+func (b block) says(want block) bool {
+	sameSum := b.sum == want.sum || math.IsNaN(b.sum) && math.IsNaN(want.sum) || math.Abs(b.sum-want.sum) <= 1e-9*max(1, math.Abs(want.sum))
+	return sameSum && b.comparable() == want.comparable()
+}
+
 // comparable returns what must be equal.
 func (b block) comparable() block {
 	b.version, b.sum, b.dirty, b.finite = 0, 0, false, false
-	b.firstPlace, b.lastPlace = [2]float64{}, [2]float64{}
+	b.firstPlace, b.lastPlace = place{}, place{}
 	return b
 }
 
@@ -131,13 +151,12 @@ func (b *block) add(step, timestamp int64, value float64) {
 		b.Negative++
 		return
 	}
-	place := [2]float64{float64(timestamp), value}
-	before := func(a, b [2]float64) bool { return a[0] < b[0] || a[0] == b[0] && a[1] < b[1] }
-	if !b.finite || step == b.FirstStep && before(place, b.firstPlace) {
-		b.FirstStep, b.First, b.firstPlace = step, value, place
+	at := place{timestamp, value}
+	if !b.finite || step == b.FirstStep && at.before(b.firstPlace) {
+		b.FirstStep, b.First, b.firstPlace = step, value, at
 	}
-	if !b.finite || step > b.LastStep || before(b.lastPlace, place) {
-		b.LastStep, b.Last, b.lastPlace = step, value, place
+	if !b.finite || step > b.LastStep || b.lastPlace.before(at) {
+		b.LastStep, b.Last, b.lastPlace = step, value, at
 	}
 	if !b.finite || value < b.Min {
 		b.MinStep, b.Min = step, value
