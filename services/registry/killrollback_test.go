@@ -234,14 +234,7 @@ func (r *rollbacks) check(t *testing.T, log *eventlog.Log, dir string) {
 		}
 	}
 	recs := readAll(t, log)
-	states := []*catalog.State{catalog.Empty()}
-	for _, rec := range recs {
-		next, _, err := states[len(states)-1].Apply(rec.Seq, rec.Time, rec.Event)
-		if err != nil {
-			t.Fatal(err)
-		}
-		states = append(states, next)
-	}
+	states := statesOf(t, recs)
 	done := groups(t, recs)
 	for key, g := range done {
 		a, ok := r.attempts[key]

@@ -366,14 +366,7 @@ func TestWhoPutAVersionThere(t *testing.T) {
 	log := openLog(t, natstest.Start(t))
 	ledgertest.Publish(t, log, ledgertest.RandomEvents(t, 11, 400))
 	recs := readAll(t, log)
-	states := []*catalog.State{catalog.Empty()}
-	for _, rec := range recs {
-		next, _, err := states[len(states)-1].Apply(rec.Seq, rec.Time, rec.Event)
-		if err != nil {
-			t.Fatal(err)
-		}
-		states = append(states, next)
-	}
+	states := statesOf(t, recs)
 	s := start(t, log, t.TempDir())
 	t.Cleanup(s.close)
 	random := rand.New(rand.NewPCG(5, 6))

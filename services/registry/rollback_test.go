@@ -182,18 +182,22 @@ func (s *server) rollback(model string, f fields, headers ...string) answer {
 	return s.raw("POST", path, f, headers...)
 }
 
-// fold folds the first n events with the registry's own code, which knows models
-// by their ids.
+// fold folds events with the registry's own code, which knows models by their ids.
 func fold(t rapid.TB, recs []eventlog.Record) *catalog.State {
-	st := catalog.Empty()
-	for _, rec := range recs {
-		next, _, err := st.Apply(rec.Seq, rec.Time, rec.Event)
+	return statesOf(t, recs)[len(recs)]
+}
+
+// statesOf returns the states before the first event and after each.
+func statesOf(t rapid.TB, recs []eventlog.Record) []*catalog.State {
+	states := []*catalog.State{catalog.Empty()}
+	for i, rec := range recs {
+		next, _, err := states[i].Apply(rec.Seq, rec.Time, rec.Event)
 		if err != nil {
 			t.Fatal(err)
 		}
-		st = next
+		states = append(states, next)
 	}
-	return st
+	return states
 }
 
 // checkBack compares a model with what it was before a rollback to then.
