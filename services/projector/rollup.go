@@ -138,7 +138,7 @@ func (r *rollups) run(ctx context.Context) error {
 		}
 	}()
 	if err := r.find(ctx); err != nil && ctx.Err() == nil {
-		r.logger.Warn("look for long series that are not rolled up", slog.Any("error", err))
+		r.logger.Warn("look for long series", slog.Any("error", err))
 	}
 	for {
 		for {
@@ -162,8 +162,8 @@ func (r *rollups) run(ctx context.Context) error {
 	}
 }
 
-// find makes those long series due that have no watermark: the tables may be older
-// than their roll-ups.
+// find makes all long series due: what they got since they were rolled up was
+// counted by another session, and the tables may be older than their roll-ups.
 func (r *rollups) find(ctx context.Context) error {
 	if err := r.connect(ctx); err != nil {
 		return err
@@ -216,7 +216,7 @@ func (r *rollups) rollUp(ctx context.Context, id seriesID, through uint64) error
 		if width, ranges, err = r.store.allBlocks(ctx, of); err != nil || ranges == nil {
 			return err
 		}
-	} else if ranges, err = r.store.touchedBlocks(ctx, of, width, after); err != nil {
+	} else if ranges, err = r.store.touchedBlocks(ctx, of, width, after); err != nil || ranges == nil {
 		return err
 	}
 	of["width"], of["version"] = width, through
