@@ -59,7 +59,7 @@ func (h *health) listener() *pebble.EventListener {
 	}
 }
 
-// fatalError is the panic that Fatalf raises.
+// fatalError is why a ledger has ended, and the panic that Fatalf raises.
 type fatalError string
 
 func (e fatalError) Error() string        { return string(e) + ": " + ErrFailed.Error() }
@@ -79,8 +79,13 @@ func (h *health) Errorf(format string, args ...any) {
 // of ours the panic ends the ledger alone; on one of Pebble's own goroutines it
 // ends the process, with the reason on its last lines.
 func (h *health) Fatalf(format string, args ...any) {
-	e := fatalError("pebble: " + fmt.Sprintf(format, args...))
+	panic(h.fail(fmt.Sprintf(format, args...)))
+}
+
+// fail ends the ledger for good.
+func (h *health) fail(reason string) fatalError {
+	e := fatalError("pebble: " + reason)
 	h.logger.Error(string(e))
 	h.fatal.CompareAndSwap(nil, &e)
-	panic(e)
+	return e
 }

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -229,19 +230,23 @@ func (l *Ledger) apply(v view, rec eventlog.Record) (view, error) {
 	return v, l.commit(func() error { return b.Commit(pebble.NoSync) })
 }
 
-// commit runs a write. Pebble ends the process when a write to its log fails;
-// here it ends the ledger, see health.Fatalf.
+// commit runs a write. Pebble ends the process when a write to its log fails, or
+// panics with the error if that was of an earlier record; here it ends the ledger.
 func (l *Ledger) commit(write func() error) (err error) {
 	if l.health.fatal.Load() != nil {
 		return l.health.err()
 	}
 	defer func() {
-		if r := recover(); r != nil {
-			fatal, ok := r.(fatalError)
-			if !ok {
-				panic(r)
-			}
-			err = fatal
+		switch r := recover().(type) {
+		case nil:
+		case fatalError:
+			err = r
+		case runtime.Error:
+			panic(r)
+		case error:
+			err = l.health.fail(r.Error())
+		default:
+			panic(r)
 		}
 	}()
 	if err := write(); err != nil {

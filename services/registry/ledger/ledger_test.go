@@ -346,7 +346,13 @@ func BenchmarkApply(b *testing.B) {
 // A disk that refuses writes ends the ledger with an error, not the process,
 // and what was applied before is there when it is opened again.
 func TestDiskFailure(t *testing.T) {
-	recs := ledgertest.RandomEvents(t, 5, 40)
+	for _, events := range []int{40, 4000} { // all in one block of the write-ahead log, and in many
+		t.Run(fmt.Sprint(events), func(t *testing.T) { testDiskFailure(t, events) })
+	}
+}
+
+func testDiskFailure(t *testing.T, events int) {
+	recs := ledgertest.RandomEvents(t, 5, events)
 	mem := vfs.NewCrashableMem()
 	var full atomic.Bool
 	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
