@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -141,6 +142,50 @@ func TestShorterLogIsRefused(t *testing.T) {
 		})
 	}
 	// The log that they were made from is still accepted.
+	w.start(nil)
+	w.wait()
+	w.check()
+}
+
+// A stream that was empty when the tables were made is refused with the others, and
+// leaves nothing, though it is the first to be looked at.
+func TestOtherLogIsRefusedByAStreamThatWasEmpty(t *testing.T) {
+	w := newWorld(t)
+	run := newRunID()
+	for w.shardOf(run) != "RUNS_1" {
+		run = newRunID()
+	}
+	w.mustPublish(w.created(run), w.logged(run, series("loss", 0, 100)...))
+	_, stop := w.start(nil)
+	w.wait()
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	other := &world{t: t, conn: w.conn, opts: w.opts}
+	other.nc, other.log = newLog(t)
+	for w.shardOf(run) != "RUNS_0" {
+		run = newRunID()
+	}
+	other.mustPublish(other.created(run), other.logged(run, series("loss", 0, 100)...))
+	js, err := jetstream.New(other.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := openLeases(t.Context(), js, 1, "ghost", time.Hour, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, stream := range other.log.Streams() {
+		if stream == "RUNS_0" {
+			continue
+		}
+		if _, err := held.kv.PutString(t.Context(), stream, `{"holder":"ghost","epoch":1,"ttl":3600000000000}`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := other.runToError(nil); !errors.Is(err, ErrOtherLog) {
+		t.Fatalf("got %v", err)
+	}
 	w.start(nil)
 	w.wait()
 	w.check()

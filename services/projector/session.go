@@ -135,7 +135,7 @@ func (s *session) recover(ctx context.Context) error {
 // compare reads the checkpoint and each table's watermark, and returns
 // ErrOtherLog when the log is not the one they were made from.
 func (s *session) compare(ctx context.Context) (checkpoint, map[tableName]uint64, error) {
-	at, err := s.store.checkpoint(ctx)
+	at, err := s.store.checkpoint(ctx, s.stream)
 	if err != nil {
 		return at, nil, err
 	}
@@ -146,31 +146,59 @@ func (s *session) compare(ctx context.Context) (checkpoint, map[tableName]uint64
 		}
 	}
 	// The log is asked last: it only grows.
-	if s.target, err = s.config.Log.LastSeq(ctx, s.stream); err != nil {
+	if s.target, s.incarnation, err = s.belongs(ctx, s.stream, at); err != nil {
 		return at, nil, err
-	}
-	if s.target < at.seq {
-		return at, nil, fmt.Errorf("%s ends at sequence %d, the checkpoint says %d: %w", s.stream, s.target, at.seq, ErrOtherLog)
 	}
 	for t, seq := range done {
 		if s.target < seq {
 			return at, nil, fmt.Errorf("%s ends at sequence %d, table %s has %d: %w", s.stream, s.target, t, seq, ErrOtherLog)
 		}
 	}
-	if s.target == 0 {
-		return at, done, nil
+	if at.incarnation == "" {
+		return at, done, s.compareOthers(ctx)
+	}
+	return at, done, nil
+}
+
+// compareOthers returns ErrOtherLog when the log is not the one that the tables of
+// another stream were made from: those of a stream without a checkpoint cannot tell.
+func (s *session) compareOthers(ctx context.Context) error {
+	for _, stream := range s.config.Log.Streams() {
+		at, err := s.store.checkpoint(ctx, stream)
+		if err != nil {
+			return err
+		}
+		if _, _, err := s.belongs(ctx, stream, at); err != nil && !isUnreadable(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// belongs returns the last sequence and the incarnation of a stream, and
+// ErrOtherLog when its checkpoint was not made from it.
+func (s *session) belongs(ctx context.Context, stream string, at checkpoint) (last uint64, incarnation string, err error) {
+	if last, err = s.config.Log.LastSeq(ctx, stream); err != nil {
+		return 0, "", err
+	}
+	if last < at.seq {
+		return 0, "", fmt.Errorf("%s ends at sequence %d, the checkpoint says %d: %w", stream, last, at.seq, ErrOtherLog)
+	}
+	if last == 0 {
+		return 0, "", nil
 	}
 	// The first event is read even when the checkpoint is behind it, so that a
 	// first event that is corrupt is reported where it is followed.
-	switch s.incarnation, err = s.config.Log.Incarnation(ctx, s.stream); {
+	switch incarnation, err = s.config.Log.Incarnation(ctx, stream); {
 	case isUnreadable(err) && at.incarnation == "":
+		return last, "", nil
 	case err != nil:
-		return at, nil, err
-	case at.incarnation != "" && at.incarnation != s.incarnation:
-		return at, nil, fmt.Errorf("%s begins with event %s, the tables were made from one that begins with %s: %w",
-			s.stream, s.incarnation, at.incarnation, ErrOtherLog)
+		return 0, "", err
+	case at.incarnation != "" && at.incarnation != incarnation:
+		return 0, "", fmt.Errorf("%s begins with event %s, the tables were made from one that begins with %s: %w",
+			stream, incarnation, at.incarnation, ErrOtherLog)
 	}
-	return at, done, nil
+	return last, incarnation, nil
 }
 
 func isUnreadable(err error) bool {
@@ -395,7 +423,7 @@ func (s *session) purge(ctx context.Context) error {
 // unchanged returns an error unless the checkpoint is the session's own: the
 // tables may have been dropped and made again, or somebody else writes.
 func (s *session) unchanged(ctx context.Context) error {
-	at, err := s.store.checkpoint(ctx)
+	at, err := s.store.checkpoint(ctx, s.stream)
 	if err != nil {
 		return err
 	}

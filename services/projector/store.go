@@ -159,7 +159,7 @@ type checkpoint struct {
 	incarnation string
 }
 
-func (s *store) checkpoint(ctx context.Context) (checkpoint, error) {
+func (s *store) checkpoint(ctx context.Context, stream string) (checkpoint, error) {
 	var (
 		c           checkpoint
 		seq         proto.ColUInt64
@@ -167,7 +167,7 @@ func (s *store) checkpoint(ctx context.Context) (checkpoint, error) {
 	)
 	err := s.query(ctx, query{
 		name:   "checkpoint",
-		params: map[string]any{"stream": s.stream},
+		params: map[string]any{"stream": stream},
 		result: proto.Results{{Name: "seq", Data: &seq}, {Name: "incarnation", Data: &incarnation}},
 		each: func(int) error {
 			c = checkpoint{seq: seq.Row(0), incarnation: incarnation.Row(0)}
