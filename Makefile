@@ -9,7 +9,6 @@ VENV     := .venv
 PY       := $(VENV)/bin/python
 PY_2.9   := $(VENV)-2.9/bin/python
 PY_INT   := $(VENV)-integrations/bin/python
-PY_BENCH := $(VENV)-bench/bin/python
 # The race detector needs a C compiler.
 RACE     := $(if $(shell command -v $${CC:-cc}),-race)
 URI      ?= http://127.0.0.1:5000
@@ -31,31 +30,27 @@ build: engine/node_modules ## Build bin/runledger
 run: build ## Build and start Runledger on http://127.0.0.1:5000
 	bin/runledger up
 
-$(PY): test/client/requirements.txt
-	@echo "Making a Python environment with the mlflow client in $(VENV) (once)"
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r test/client/requirements.txt
-	@touch $@
+# The program of an environment is a link to the one it was made with, which tells nothing.
+define make-environment
+@echo "Making a Python environment in $(@D): $(1) (once)"
+$(PYTHON) -m venv $(@D)
+$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+@touch $@
+endef
 
-$(PY_2.9): test/client/requirements-2.9.txt
-	@echo "Making a Python environment with the mlflow 2.9 client in $(VENV)-2.9 (once)"
-	$(PYTHON) -m venv $(VENV)-2.9
-	$(PY_2.9) -m pip install --quiet --disable-pip-version-check -r test/client/requirements-2.9.txt
-	@touch $@
+$(VENV)/ready: test/client/requirements.txt
+	$(call make-environment,the mlflow client)
 
-$(PY_INT): test/integrations/requirements.txt
-	@echo "Making a Python environment with PyTorch and others in $(VENV)-integrations (6 GB, once)"
-	$(PYTHON) -m venv $(VENV)-integrations
-	$(PY_INT) -m pip install --quiet --disable-pip-version-check -r test/integrations/requirements.txt
-	@touch $@
+$(VENV)-2.9/ready: test/client/requirements-2.9.txt
+	$(call make-environment,the mlflow 2.9 client)
 
-$(PY_BENCH): loadtest/requirements.txt
-	@echo "Making a Python environment with MLflow's server in $(VENV)-bench (once)"
-	$(PYTHON) -m venv $(VENV)-bench
-	$(PY_BENCH) -m pip install --quiet --disable-pip-version-check -r loadtest/requirements.txt
-	@touch $@
+$(VENV)-integrations/ready: test/integrations/requirements.txt
+	$(call make-environment,PyTorch and others of 6 GB)
 
-demo: $(PY) ## Run a sweep and promotions against the server of `make run` (URI=…)
+$(VENV)-bench/ready: loadtest/requirements.txt
+	$(call make-environment,MLflow's server)
+
+demo: $(VENV)/ready ## Run a sweep and promotions against the server of `make run` (URI=…)
 	MLFLOW_DISABLE_TELEMETRY=true $(PY) -W ignore::FutureWarning examples/sweep/sweep.py --tracking-uri $(URI)
 	MLFLOW_DISABLE_TELEMETRY=true $(PY) -W ignore::FutureWarning examples/promotion/promote.py --tracking-uri $(URI)
 
@@ -67,22 +62,22 @@ test-go: build
 	@echo "Losing power 2000 times, without the race detector"
 	RUNLEDGER_POWER_LOSSES=2000 $(GO) test -count=1 -run PowerLoss ./services/registry/ledger
 
-test-client: build $(PY)
+test-client: build $(VENV)/ready
 	cd test/client && ../../$(PY) -m pytest
 
-test-client-2.9: build $(PY_2.9)
+test-client-2.9: build $(VENV)-2.9/ready
 	cd test/client && ../../$(PY_2.9) -m pytest
 
-test-differential: build $(PY) ## Compare answers with those of MLflow's own server
+test-differential: build $(VENV)/ready ## Compare answers with those of MLflow's own server
 	cd test/differential && ../../$(PY) -m pytest
 
-conformance: build $(PY) ## Test MLflow's routes and rules, write docs/mlflow-compatibility.md
+conformance: build $(VENV)/ready ## Test MLflow's routes and rules, write docs/mlflow-compatibility.md
 	GO="$(GO)" $(PY) test/client/conformance.py
 
-test-integrations: build $(PY_INT) ## Run Lightning, Optuna, XGBoost and LightGBM against Runledger (6 GB on disk)
+test-integrations: build $(VENV)-integrations/ready ## Run Lightning, Optuna, XGBoost and LightGBM against Runledger (6 GB on disk)
 	cd test/integrations && ../../$(PY_INT) -m pytest
 
-lint: $(PY) ## Check style: gofumpt, staticcheck, ruff, mypy
+lint: $(VENV)/ready ## Check style: gofumpt, staticcheck, ruff, mypy
 	cd tools && GOWORK=off $(GO) build -o ../bin/tools/ mvdan.cc/gofumpt honnef.co/go/tools/cmd/staticcheck
 	@test -z "$$(bin/tools/gofumpt -l $(MODULES) | tee /dev/stderr)"
 	bin/tools/staticcheck $(PACKAGES)
@@ -102,7 +97,7 @@ torture: build ## Kill the server under load, many times (KILLS=500)
 bench: build ## Measure ingest beside the bare ClickHouse insert rate
 	$(GO) run ./loadtest bench --bin bin/runledger
 
-bench-mlflow: build $(PY_BENCH) ## Measure beside MLflow's own server (PostgreSQL where it is installed)
+bench-mlflow: build $(VENV)-bench/ready ## Measure beside MLflow's own server (PostgreSQL where it is installed)
 	$(GO) run ./loadtest mlflow --bin bin/runledger --mlflow $(VENV)-bench/bin/mlflow
 
 clean: ## Remove what was built (not data directories)
