@@ -35,6 +35,9 @@ func DecodeBody(ec echo.Context, v any) error {
 		if errors.Is(err, json.ErrUnknownName) {
 			return apierr.Errorf(apierr.InvalidParameterValue, "Unknown field '%.200s' in the request body.", field)
 		}
+		if field == "" {
+			return apierr.Errorf(apierr.InvalidParameterValue, "The request body must be a JSON object.")
+		}
 		return apierr.Errorf(apierr.InvalidParameterValue, "Invalid value for field '%.200s': want %s.", field, wanted(e))
 	}
 	if e, ok := errors.AsType[*jsontext.SyntacticError](err); ok {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/labstack/echo-contrib/echoprometheus"
@@ -108,6 +109,7 @@ func New(c Config) *echo.Echo {
 			return err
 		},
 	}))
+	e.Use(checkQuery)
 	e.Match([]string{http.MethodGet, http.MethodHead}, "/health", func(ec echo.Context) error { return ec.String(http.StatusOK, "OK") })
 	e.GET("/version", func(ec echo.Context) error { return ec.String(http.StatusOK, MLflowVersion) })
 	e.GET("/api/3.0/mlflow/server-info", serverInfo)
@@ -115,6 +117,17 @@ func New(c Config) *echo.Echo {
 	e.GET(readyPath, func(ec echo.Context) error { return ready(ec, c.Checks) })
 	e.GET("/metrics", echoprometheus.NewHandlerWithConfig(echoprometheus.HandlerConfig{Gatherer: c.Registry}))
 	return e
+}
+
+// checkQuery refuses a query string that the standard library reads only in part: a
+// misspelt filter must not answer with everything.
+func checkQuery(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(ec echo.Context) error {
+		if _, err := url.ParseQuery(ec.Request().URL.RawQuery); err != nil {
+			return apierr.Errorf(apierr.InvalidParameterValue, "The query string is not valid: %s.", err)
+		}
+		return next(ec)
+	}
 }
 
 // methodLabel returns a request's method, "other" for one that no route has.

@@ -62,6 +62,8 @@ func TestErrorsAreMLflows(t *testing.T) {
 		{"/coded", `{"error_code":"RESOURCE_DOES_NOT_EXIST","message":"Run with id=x not found"}`, "", 404},
 		{"/busy", `{"error_code":"REQUEST_LIMIT_EXCEEDED","message":"busy"}`, "2", 429},
 		{"/nowhere", `{"error_code":"ENDPOINT_NOT_FOUND","message":"Not Found"}`, "", 404},
+		{"/coded?a=%zz", `{"error_code":"INVALID_PARAMETER_VALUE","message":"The query string is not valid: invalid URL escape \"%zz\"."}`, "", 400},
+		{"/coded?a=1;b=2", `{"error_code":"INVALID_PARAMETER_VALUE","message":"The query string is not valid: invalid semicolon separator in query."}`, "", 400},
 	} {
 		resp, body, err := get(t, url+tc.path)
 		if err != nil || resp.StatusCode != tc.status || body != tc.body || resp.Header.Get("Retry-After") != tc.retryAfter {

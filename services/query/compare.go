@@ -108,7 +108,7 @@ func (s *Service) compareRuns(ec echo.Context) error {
 			params.add(p.Key, p.Value, comparedValue{Value: p.Value}, i)
 		}
 		for _, m := range r.Data.Metrics {
-			metrics.add(m.Key, math.Float64bits(m.Value), comparedValue{Value: number(m.Value)}, i)
+			metrics.add(m.Key, metricIdentity(m.Value), comparedValue{Value: number(m.Value)}, i)
 		}
 		for _, t := range r.Data.Tags {
 			to := tags
@@ -134,6 +134,15 @@ func (s *Service) compareRuns(ec echo.Context) error {
 	answer.Parameters, answer.Metrics, answer.Environment = params.list(only), metrics.list(only), environment.list(only)
 	answer.Tags, answer.Datasets, answer.Artifacts = tags.list(only), datasets.list(only), artifacts.list(only)
 	return mlflow.WriteJSON(ec.Response(), answer)
+}
+
+// metricIdentity returns what equals that of another value if the two are the same
+// number, or both no number.
+func metricIdentity(v float64) any {
+	if math.IsNaN(v) {
+		return "NaN"
+	}
+	return v
 }
 
 // isEnvironment reports whether a tag is one of those that MLflow's client sets

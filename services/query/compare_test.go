@@ -49,13 +49,13 @@ func TestCompareSaysWhatDiffers(t *testing.T) {
 	runs := f.insert(
 		testRun{
 			experiment: 1, params: map[string]string{"lr": "0.1", "depth": "3"}, tags: map[string]string{"mlflow.source.git.commit": "abc", "team": "x"},
-			metrics: []point{{key: "loss", value: 1}, {key: "odd", value: math.NaN()}},
+			metrics: []point{{key: "loss", value: 1}, {key: "odd", value: math.NaN()}, {key: "zero"}},
 		},
 		testRun{
 			experiment: 1, params: map[string]string{"lr": "0.2", "depth": "3"}, tags: map[string]string{"mlflow.source.git.commit": "def", "team": "x"},
-			metrics: []point{{key: "loss", value: 2}, {key: "odd", value: math.NaN()}},
+			metrics: []point{{key: "loss", value: 2}, {key: "odd", value: math.NaN()}, {key: "zero", value: math.Copysign(0, -1)}},
 		},
-		testRun{experiment: 2, params: map[string]string{"lr": "0.1", "depth": "3", "extra": ""}, tags: map[string]string{"team": "x"}, metrics: []point{{key: "odd", value: math.NaN()}}},
+		testRun{experiment: 2, params: map[string]string{"lr": "0.1", "depth": "3", "extra": ""}, tags: map[string]string{"team": "x"}, metrics: []point{{key: "odd", value: math.NaN()}, {key: "zero"}}},
 	)
 	f.batch("INSERT INTO artifacts (run_id, model_id, store_path, path, size, sha256, content_type, actor, uploaded_at, deleted, shard, seq)", func(b driver.Batch) error {
 		for i, r := range runs {
@@ -92,6 +92,7 @@ func TestCompareSaysWhatDiffers(t *testing.T) {
 		{got.Parameters, "extra", "true  [2]"},
 		{got.Metrics, "loss", "true 1 [0] 2 [1]"},
 		{got.Metrics, "odd", "false NaN [0 1 2]"},
+		{got.Metrics, "zero", "false 0 [0 1 2]"},
 		{got.Environment, "mlflow.source.git.commit", "true abc [0] def [1]"},
 		{got.Tags, "mlflow.source.git.commit", "none"},
 		{got.Tags, "team", "false x [0 1 2]"},

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
 
+	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/httpapi"
 )
 
@@ -158,8 +159,11 @@ func (d *drawings[X]) end() error {
 }
 
 // countSeries returns how many series there are of the metrics and runs, and
-// RESOURCE_DOES_NOT_EXIST for a metric that none of the runs has.
+// RESOURCE_DOES_NOT_EXIST where there is no run, and for a metric that none has.
 func (s *Service) countSeries(ctx context.Context, req *seriesRequest, runs []run) (int, error) {
+	if len(runs) == 0 {
+		return 0, apierr.Errorf(apierr.ResourceDoesNotExist, "The search finds no runs")
+	}
 	wanted := req.MetricKeys
 	if req.X.Axis == axisMetric {
 		wanted = append(slices.Clone(wanted), req.X.MetricKey)

@@ -691,7 +691,7 @@ func TestSeriesOfASearch(t *testing.T) {
 		t.Errorf("runs %v, want %v; more %v", ids, want, got.Frame.MoreRuns)
 	}
 	body["filter"] = "params.lr = 'none'"
-	wantError(t, f.postV1("/series", body), http.StatusNotFound, "RESOURCE_DOES_NOT_EXIST", "None of the runs has a metric 'loss'")
+	wantError(t, f.postV1("/series", body), http.StatusNotFound, "RESOURCE_DOES_NOT_EXIST", "The search finds no runs")
 }
 
 func TestSeriesRefuses(t *testing.T) {
@@ -703,7 +703,7 @@ func TestSeriesRefuses(t *testing.T) {
 	for _, c := range []struct{ body, want string }{
 		{``, "The request body is not valid JSON, at byte 0"},
 		{`{"run_ids":`, "The request body is not valid JSON, at byte "},
-		{`[]`, "Invalid value for field '': want an object"},
+		{`[]`, "The request body must be a JSON object."},
 		{`{}`, "Invalid value for field 'run_ids': name runs"},
 		{`{"runs":[]}`, "Unknown field 'runs' in the request body."},
 		{`{"run_ids":"x"}`, "Invalid value for field 'run_ids': want a list."},
@@ -750,7 +750,7 @@ func TestSeriesRefuses(t *testing.T) {
 		{`{"experiment_ids":["-1"],"metric_keys":["loss"]}`, "Invalid experiment ID '-1'"},
 		{`{"experiment_ids":["1"],"order_by":["x"],"metric_keys":["loss"]}`, "Invalid attribute key 'x'"},
 		{`{"experiment_ids":["1"],"filter":"` + strings.Repeat("(", 1<<16+1) + `","metric_keys":["loss"]}`, "Invalid filter: 65537 bytes long, the limit is 65536"},
-		{strings.Repeat("[", 100_000), "Invalid value for field '': want an object."},
+		{strings.Repeat("[", 100_000), "The request body must be a JSON object."},
 	} {
 		wantError(t, f.postV1("/series", c.body), http.StatusBadRequest, "INVALID_PARAMETER_VALUE", c.want)
 	}
@@ -761,7 +761,7 @@ func TestSeriesRefuses(t *testing.T) {
 		t.Errorf("an answer of %d bytes to an unknown key", w.Body.Len())
 	}
 	wantError(t, f.postV1("/series", `{"run_ids":["\u0000"],"metric_keys":["loss"]}`), http.StatusNotFound, "RESOURCE_DOES_NOT_EXIST", "Run with id=\x00 not found")
-	wantError(t, f.postV1("/series", `{"experiment_ids":["77"],"metric_keys":["loss"]}`), http.StatusNotFound, "RESOURCE_DOES_NOT_EXIST", "None of the runs has a metric 'loss'")
+	wantError(t, f.postV1("/series", `{"experiment_ids":["77"],"metric_keys":["loss"]}`), http.StatusNotFound, "RESOURCE_DOES_NOT_EXIST", "The search finds no runs")
 	wantError(t, f.postV1("/series", `{"run_ids":["x"],"metric_keys":["loss"]}`), http.StatusNotFound, "RESOURCE_DOES_NOT_EXIST", "Run with id=x not found")
 	wantError(t, f.postV1("/series", `{"run_ids":["`+newRunID()+`"],"metric_keys":["loss"]}`), http.StatusNotFound, "RESOURCE_DOES_NOT_EXIST", "Run with id=")
 	wantError(t, f.postV1("/series", `{`+ids+`,"metric_keys":["loss","none"]}`), http.StatusNotFound, "RESOURCE_DOES_NOT_EXIST", "None of the runs has a metric 'none'")

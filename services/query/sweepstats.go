@@ -251,13 +251,13 @@ func effectOf(name attribute, values []*string, y []float64) effect {
 	}
 	e.Numbers, e.Distinct = len(xs), len(distinct)
 	if r, ok := pearson(xs, ys); ok {
-		e.Pearson = orNull(true, number(r))
+		e.Pearson = new(number(r))
 	}
 	if r, ok := pearson(ranks(xs), ranks(ys)); ok {
-		e.Spearman = orNull(true, number(r))
+		e.Spearman = new(number(r))
 	}
 	if v, ok := epsilonSquared(levels(values), y); ok {
-		e.Importance = orNull(true, number(v))
+		e.Importance = new(number(v))
 	}
 	return e
 }
