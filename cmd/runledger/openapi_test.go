@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/runledger/runledger/pkg/artifacts"
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/natsserver/natstest"
 	"github.com/runledger/runledger/pkg/openapi"
@@ -65,6 +67,54 @@ func TestEveryRouteIsDescribed(t *testing.T) {
 	}
 	if len(served) < 20 {
 		t.Errorf("only %d routes were found: %q", len(served), served)
+	}
+}
+
+// TestOperateSendsRoutesToTheirServices reads the table of docs/operate.md as a proxy
+// would, and compares where it sends each route.
+func TestOperateSendsRoutesToTheirServices(t *testing.T) {
+	page, err := os.ReadFile("../../docs/operate.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type line struct {
+		methods string
+		path    *regexp.Regexp
+		service string
+	}
+	var lines []line
+	for _, row := range regexp.MustCompile(`(?m)^\| (`+"`.*`"+`|everything else) \| (\w+) \|$`).FindAllSubmatch(page, -1) {
+		if string(row[1]) == "everything else" {
+			lines = append(lines, line{path: regexp.MustCompile(""), service: string(row[2])})
+		}
+		for _, pattern := range regexp.MustCompile("`([A-Z]*) ?([^`]+)`").FindAllStringSubmatch(string(row[1]), -1) {
+			path := strings.NewReplacer(`\*`, ".*", "…", "(/api/2.0|/ajax-api/2.0)").Replace(regexp.QuoteMeta(pattern[2]))
+			lines = append(lines, line{pattern[1], regexp.MustCompile("^" + path + "$"), string(row[2])})
+		}
+	}
+	proxy := artifacts.NewProxy(nil, nil, nil)
+	n := 0
+	for service, register := range map[string][]func(*echo.Echo){
+		"query":    {(&query.Service{}).Register},
+		"ingest":   {(&ingest.Service{}).Register, proxy.Register, func(e *echo.Echo) { proxy.RegisterLoggedModels(e, nil) }},
+		"registry": {registryWithHeads(t, natstest.Start(t)).Register, func(e *echo.Echo) { proxy.RegisterModelVersions(e, nil) }},
+	} {
+		e := echo.New()
+		for _, r := range register {
+			r(e)
+		}
+		for _, r := range e.Routes() {
+			n++
+			i := slices.IndexFunc(lines, func(l line) bool {
+				return (l.methods == "" || l.methods == r.Method) && l.path.MatchString(r.Path)
+			})
+			if i < 0 || lines[i].service != service {
+				t.Errorf("%s %s is of %s, and is not sent there", r.Method, r.Path, service)
+			}
+		}
+	}
+	if n < 100 || len(lines) < 20 {
+		t.Errorf("%d routes, %d lines", n, len(lines))
 	}
 }
 
