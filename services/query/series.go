@@ -2,6 +2,7 @@ package query
 
 import (
 	"context"
+	"errors"
 	"math"
 	"slices"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/filter"
 	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
@@ -197,7 +199,26 @@ func (r *runSelection) check() error {
 	if *r.MaxRuns < 1 || *r.MaxRuns > maxSeriesRuns {
 		return httpapi.InvalidField("max_runs", "want 1 to %d", maxSeriesRuns)
 	}
+	for i, id := range r.ExperimentIDs {
+		if err := mlflow.ValidateExperimentID(id); err != nil {
+			return ofField("experiment_ids."+strconv.Itoa(i), err)
+		}
+	}
+	if _, err := filter.ParseRuns(r.Filter); err != nil {
+		return ofField("filter", filterError(err))
+	}
+	if _, err := filter.ParseRunOrder(r.OrderBy); err != nil {
+		return ofField("order_by", filterError(err))
+	}
 	return nil
+}
+
+// ofField says of which field an error is that MLflow's rules have found.
+func ofField(field string, err error) error {
+	if e, ok := errors.AsType[*apierr.Error](err); ok {
+		return httpapi.InvalidField(field, "%s", e.Message)
+	}
+	return err
 }
 
 // selectRuns returns the runs that a selection means, and whether there are more
