@@ -50,9 +50,9 @@ func (w *world) purgeHistory() (before, end []entry, run string) {
 			Owner: &events.ArtifactsPurged_RunId{RunId: run}, Files: 1, Bytes: 2,
 		}}}),
 	)
-	// Rows of others behind it in every table: their watermarks alone do not tell
-	// whether the deletes were done.
+	// Rows of others after the purge, in every table.
 	end = append(end, everything(other, 30)...)
+	end = append(end, w.artifact(other, "", "after", "run", false))
 	model := "m-" + newRunID()
 	for stream, _ := w.log.LoggedModelSubject("7", model); stream != w.shardOf(run); stream, _ = w.log.LoggedModelSubject("7", model) {
 		model = "m-" + newRunID()
@@ -90,7 +90,8 @@ func TestProjectorIsLostAroundAPurge(t *testing.T) {
 			n := 0
 			lost := make(chan struct{})
 			_, stop = w.start(func(c *Config) {
-				c.FlushRows = first
+				// One batch, up to where caughtUpSoon waits.
+				c.FlushRows, c.FlushAge = first, eventually
 				c.failpoint = func(stream, _ string, _ bool) error {
 					if stream != w.shardOf(run) {
 						return nil
@@ -125,7 +126,35 @@ func TestProjectorIsLostAroundAPurge(t *testing.T) {
 			if err := stop(); err != nil {
 				t.Fatal(err)
 			}
+			w.mustReachBeyond(run)
 		})
+	}
+}
+
+// mustReachBeyond fails the test unless every table of the run's stream has a row
+// beyond the run's last event. Without one in a single table, the watermark of that table
+// alone makes the next session meet the purge again, and deletes that come
+// at the wrong time go unnoticed.
+func (w *world) mustReachBeyond(run string) {
+	w.t.Helper()
+	stream, subject := w.log.RunSubject("7", run, events.KindMeta)
+	_, last, err := w.log.LastFor(w.t.Context(), stream, subject)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	st, err := dial(w.t.Context(), w.opts, stream, 0, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer st.close()
+	for _, table := range tablesOf(stream) {
+		seq, err := st.maxSeq(w.t.Context(), table, 0)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if seq <= last {
+			w.t.Errorf("purgeHistory has no row of others for %s after the purge: the last is of %d, the run ends at %d", table, seq, last)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -175,6 +176,44 @@ func TestStages(t *testing.T) {
 	all := s.must("POST", "registered-models/get-latest-versions", fields{"name": "m"})
 	if vs := all["model_versions"].([]any); len(vs) != 3 {
 		t.Errorf("latest: %v", vs)
+	}
+}
+
+// Whatever version moves, every other one of the stage is archived: older ones, newer
+// ones, and the newest; those of other stages stay.
+func TestArchivingSparesNoVersion(t *testing.T) {
+	for moved := 1; moved <= 4; moved++ {
+		t.Run(fmt.Sprint("version ", moved), func(t *testing.T) {
+			s := newServer(t)
+			s.create("m")
+			for range 5 {
+				s.addVersion("m")
+			}
+			stage := func(version int, stage string, archive bool) {
+				s.must("POST", "model-versions/transition-stage", fields{
+					"name": "m", "version": strconv.Itoa(version), "stage": stage, "archive_existing_versions": archive,
+				})
+			}
+			for version := 1; version <= 4; version++ {
+				if version != moved {
+					stage(version, "Staging", false)
+				}
+			}
+			stage(5, "Production", false)
+			stage(moved, "Staging", true)
+			for version := 1; version <= 5; version++ {
+				want := "Archived"
+				switch version {
+				case moved:
+					want = "Staging"
+				case 5:
+					want = "Production"
+				}
+				if got := s.version("m", strconv.Itoa(version))["current_stage"]; got != want {
+					t.Errorf("version %d is %v, want %s", version, got, want)
+				}
+			}
+		})
 	}
 }
 
