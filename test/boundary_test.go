@@ -1,12 +1,17 @@
 package test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -256,5 +261,30 @@ func TestBoundaryRulesFindForbiddenImports(t *testing.T) {
 				t.Errorf("violations\n got %s\nwant %s", fmt.Sprint(got), fmt.Sprint(test.want))
 			}
 		})
+	}
+}
+
+// TestHandlersReadPathsWithPathParam: Echo's own parameters may or may not be escaped.
+func TestHandlersReadPathsWithPathParam(t *testing.T) {
+	echoes := regexp.MustCompile(`\bec?\.Param(Values)?\(|\bc\.Param(Values)?\(`)
+	calls := 0
+	for _, tree := range []string{"../pkg", "../services", "../cmd"} {
+		err := filepath.WalkDir(tree, func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			calls += bytes.Count(text, []byte("httpapi.PathParam("))
+			if echoes.Match(text) && filepath.Base(path) != "pathparam.go" {
+				t.Errorf("%s reads a path parameter without httpapi.PathParam", path)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if calls < 10 {
+		t.Errorf("only %d calls were found", calls)
 	}
 }

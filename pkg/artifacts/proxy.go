@@ -12,6 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
@@ -75,7 +76,7 @@ func (p *Proxy) RegisterModelVersions(e *echo.Echo, locate func(ctx context.Cont
 // models to e. locate returns where those of a model are.
 func (p *Proxy) RegisterLoggedModels(e *echo.Echo, locate func(ctx context.Context, id string) (uri string, err error)) {
 	root := func(c echo.Context) (string, error) {
-		id := c.Param("model_id")
+		id := httpapi.PathParam(c, "model_id")
 		uri, err := locate(c.Request().Context(), id)
 		if err != nil {
 			return "", err

@@ -3,12 +3,12 @@ package ingest
 import (
 	"context"
 	"net/http"
-	"net/url"
 
 	"github.com/labstack/echo/v4"
 
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
@@ -111,18 +111,6 @@ func (s *Service) registerModels(e *echo.Echo) {
 	s.handle(e, http.MethodDelete, one+"/tags/:tag_key", "logged-models/delete-tag", s.deleteModelTag)
 }
 
-// pathParam returns a part of a request's path as it was before it was escaped.
-func pathParam(c echo.Context, name string) string {
-	value := c.Param(name)
-	if c.Request().URL.RawPath == "" {
-		return value // echo has taken it from the unescaped path
-	}
-	if plain, err := url.PathUnescape(value); err == nil {
-		return plain
-	}
-	return value
-}
-
 func (s *Service) createModel(c echo.Context) error {
 	req, err := mlflow.Decode[mlflow.CreateLoggedModel](c.Request())
 	if err != nil {
@@ -168,7 +156,7 @@ func (s *Service) createModel(c echo.Context) error {
 // onModel runs a command on the logged model that the path names. A deleted one
 // takes commands, as in MLflow.
 func (s *Service) onModel(c echo.Context, request any, decide func(*model) (*events.Event, error)) (*model, eventlog.Position, error) {
-	id := pathParam(c, "model_id")
+	id := httpapi.PathParam(c, "model_id")
 	a, err := attributes(c, []any{id, request})
 	if err != nil {
 		return nil, eventlog.Position{}, err
@@ -232,7 +220,7 @@ func (s *Service) setModelTags(c echo.Context) error {
 }
 
 func (s *Service) deleteModelTag(c echo.Context) error {
-	key := pathParam(c, "tag_key")
+	key := httpapi.PathParam(c, "tag_key")
 	_, pos, err := s.onModel(c, key, func(m *model) (*events.Event, error) { return m.deleteTag(key) })
 	if err != nil {
 		return err

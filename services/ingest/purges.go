@@ -65,7 +65,7 @@ func (s *Service) registerPurges(e *echo.Echo) {
 func (s *Service) purging(action string, dry bool, purge purger) echo.HandlerFunc {
 	return func(c echo.Context) (err error) {
 		defer func() { s.instruments.command(action, err) }()
-		p := purgeRequest{id: c.Param("id"), dry: dry}
+		p := purgeRequest{id: httpapi.PathParam(c, "id"), dry: dry}
 		if text := c.QueryParam("older_than_ms"); text != "" {
 			ms, err := strconv.ParseInt(text, 10, 64)
 			if err != nil || ms < 0 || ms > int64(1<<63-1)/int64(time.Millisecond) {

@@ -56,7 +56,7 @@ func (s *Service) catalogue(ec echo.Context) error {
 	if err := p.Err(); err != nil {
 		return err
 	}
-	text := ec.Param("id")
+	text := httpapi.PathParam(ec, "id")
 	asked := digest("catalogue", text, kind, prefix)
 	after, err := decodeToken(token, asked, catalogueKeys)
 	if err != nil {

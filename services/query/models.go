@@ -10,6 +10,7 @@ import (
 
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/filter"
+	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
@@ -65,7 +66,7 @@ func (s *Service) getModel(ec echo.Context) error {
 	if err != nil {
 		return err
 	}
-	id := ec.Param("model_id")
+	id := httpapi.PathParam(ec, "model_id")
 	notFound := mlflow.LoggedModelNotFound(id)
 	if !events.ValidLoggedModelID(id) {
 		return notFound

@@ -66,10 +66,7 @@ func answerApproval(c echo.Context, v *catalog.Version) error {
 
 // setApproval asks for approval of a version, or says whether one approves.
 func (s *Service) setApproval(c echo.Context) error {
-	name, version, err := versionPath(c)
-	if err != nil {
-		return err
-	}
+	name, version := versionPath(c)
 	var req approvalRequest
 	if err := httpapi.DecodeBody(c, &req); err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -36,30 +35,15 @@ func (s *Service) readAsOf(c echo.Context) (*catalog.State, error) {
 	return s.stateAt(c, fieldAsOf, text, now)
 }
 
-// pathParam returns a part of a request's path that is percent-encoded there.
-func pathParam(c echo.Context, name string) (string, error) {
-	value, err := url.PathUnescape(c.Param(name))
-	if err != nil {
-		return "", apierr.Errorf(apierr.InvalidParameterValue, "Invalid %s in the path: %s", name, err)
-	}
-	return value, nil
-}
-
 // versionPath returns the model and the version that a request's path names.
-func versionPath(c echo.Context) (name, version string, err error) {
-	if name, err = pathParam(c, "name"); err == nil {
-		version, err = pathParam(c, "version")
-	}
-	return name, version, err
+func versionPath(c echo.Context) (name, version string) {
+	return httpapi.PathParam(c, "name"), httpapi.PathParam(c, "version")
 }
 
 // modelAsOf returns the model that a request's path names, and the state that it is
 // of, as of the moment that the request asks for.
 func (s *Service) modelAsOf(c echo.Context) (*catalog.State, *catalog.Model, error) {
-	name, err := pathParam(c, "name")
-	if err != nil {
-		return nil, nil, err
-	}
+	name := httpapi.PathParam(c, "name")
 	st, err := s.readAsOf(c)
 	if err != nil {
 		return nil, nil, err
@@ -75,10 +59,7 @@ func (s *Service) modelAsOf(c echo.Context) (*catalog.State, *catalog.Model, err
 // versionAsOf returns the version that a request's path names, as of the moment
 // that it asks for.
 func (s *Service) versionAsOf(c echo.Context) (*catalog.Version, error) {
-	name, version, err := versionPath(c)
-	if err != nil {
-		return nil, err
-	}
+	name, version := versionPath(c)
 	st, err := s.readAsOf(c)
 	if err != nil {
 		return nil, err

@@ -95,10 +95,7 @@ func (r *evaluationRequest) check() error {
 }
 
 func (s *Service) recordEvaluation(c echo.Context) error {
-	name, version, err := versionPath(c)
-	if err != nil {
-		return err
-	}
+	name, version := versionPath(c)
 	var req evaluationRequest
 	if err := httpapi.DecodeBody(c, &req); err != nil {
 		return err

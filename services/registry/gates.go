@@ -66,16 +66,11 @@ func showGate(g catalog.Gate) gateAnswer {
 
 // gatePath returns the model and the target that a request's path names.
 func gatePath(c echo.Context) (name string, target catalog.Target, err error) {
-	if name, err = pathParam(c, "name"); err != nil {
-		return "", target, err
-	}
+	name = httpapi.PathParam(c, "name")
 	if err := mlflow.ValidateModelName(name); err != nil {
 		return "", target, err
 	}
-	text, err := pathParam(c, "target")
-	if err != nil {
-		return "", target, err
-	}
+	text := httpapi.PathParam(c, "target")
 	if c.Path() == "/api/v1/models/:name/gates/aliases/:target" {
 		return name, catalog.Target{Alias: text}, mlflow.ValidateNewAlias(text)
 	}

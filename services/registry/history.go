@@ -6,6 +6,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
 	"github.com/runledger/runledger/services/registry/ledger"
 )
@@ -28,10 +29,7 @@ type historyResponse struct {
 // history answers with the ledger's entries about a model, oldest first, as of
 // now or any moment.
 func (s *Service) history(c echo.Context) error {
-	name, err := pathParam(c, "name")
-	if err != nil {
-		return err
-	}
+	name := httpapi.PathParam(c, "name")
 	limit, err := pageLimit(c, defaultHistory, maxHistory)
 	if err != nil {
 		return err

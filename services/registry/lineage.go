@@ -44,10 +44,7 @@ type wanted struct{ version, stage, alias string }
 // lineage answers which version was where, who put it there and why, and what it
 // was made from, as of now or any moment.
 func (s *Service) lineage(c echo.Context) error {
-	name, err := pathParam(c, "name")
-	if err != nil {
-		return err
-	}
+	name := httpapi.PathParam(c, "name")
 	p := httpapi.QueryParams(c)
 	at := wanted{version: p.Text("version"), stage: p.Text("stage"), alias: p.Text("alias")}
 	moment := p.Text(fieldAsOf)

@@ -85,10 +85,7 @@ func (r *rollback) events(last uint64) ([]*events.Event, error) {
 
 // rollbackModel brings a model back to how it was.
 func (s *Service) rollbackModel(c echo.Context) error {
-	name, err := pathParam(c, "name")
-	if err != nil {
-		return err
-	}
+	name := httpapi.PathParam(c, "name")
 	if err := mlflow.ValidateModelName(name); err != nil {
 		return err
 	}

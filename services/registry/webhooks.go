@@ -85,7 +85,7 @@ func (s *Service) updateWebhook(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	id := c.Param("id")
+	id := httpapi.PathParam(c, "id")
 	e := &events.WebhookUpdated{WebhookId: id, Description: req.Description, Status: req.Status}
 	if req.Status != nil {
 		if err := mlflow.ValidateWebhookStatus(*req.Status); err != nil {
@@ -133,7 +133,7 @@ func deref(s *string) string {
 }
 
 func (s *Service) deleteWebhook(c echo.Context) error {
-	id := c.Param("id")
+	id := httpapi.PathParam(c, "id")
 	return s.change(c, command{
 		action: "webhook_deleted", webhook: id,
 		decide: func(st *catalog.State) (*events.Event, error) {
@@ -146,7 +146,7 @@ func (s *Service) deleteWebhook(c echo.Context) error {
 }
 
 func (s *Service) getWebhook(c echo.Context) error {
-	w, err := findWebhook(s.read(c), c.Param("id"))
+	w, err := findWebhook(s.read(c), httpapi.PathParam(c, "id"))
 	if err != nil {
 		return err
 	}
@@ -200,7 +200,7 @@ func (s *Service) testWebhook(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	w, err := findWebhook(s.read(c), c.Param("id"))
+	w, err := findWebhook(s.read(c), httpapi.PathParam(c, "id"))
 	if err != nil {
 		return err
 	}
@@ -237,7 +237,7 @@ func (s *Service) webhookAttempts(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	id := c.Param("id")
+	id := httpapi.PathParam(c, "id")
 	_, unknown := findWebhook(s.read(c), id)
 	if unknown != nil && uuid.Validate(id) != nil {
 		return unknown
