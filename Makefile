@@ -1,5 +1,5 @@
 # What a user needs:   make run · make demo · make test
-# What a change needs: make lint · make generate · make conformance · make torture · make bench · make bench-mlflow
+# What a change needs: make lint · make generate · make conformance · make torture · make soak · make overload · make bench · make bench-mlflow
 
 GO       ?= go
 PYTHON   ?= python3
@@ -13,7 +13,7 @@ PY_INT   := $(VENV)-integrations/bin/python
 RACE     := $(if $(shell command -v $${CC:-cc}),-race)
 URI      ?= http://127.0.0.1:5000
 
-.PHONY: help build run demo test test-go test-client test-client-2.9 test-differential test-integrations conformance lint generate torture bench bench-mlflow clean
+.PHONY: help build run demo test test-go test-client test-client-2.9 test-differential test-integrations conformance lint generate torture soak overload bench bench-mlflow clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -93,6 +93,12 @@ generate: ## Generate the event types from events.proto
 torture: build ## Kill the server under load, many times (KILLS=500)
 	RUNLEDGER_TORTURE_KILLS=$(or $(KILLS),500) $(GO) test -count=1 -v -timeout 3h -run NothingAcknowledged ./test
 	RUNLEDGER_TORTURE_KILLS=$(or $(KILLS),500) $(GO) test -count=1 -v -timeout 3h -run TestKill ./services/registry
+
+soak: build ## Load the server for an hour at half of what it sustains, and see what grows (DURATION=1h)
+	$(GO) run ./loadtest soak --bin bin/runledger $(if $(DURATION),--duration $(DURATION))
+
+overload: build ## Measure what is still done when more is asked than can be
+	$(GO) run ./loadtest overload --bin bin/runledger
 
 bench: build ## Measure ingest beside the bare ClickHouse insert rate
 	$(GO) run ./loadtest bench --bin bin/runledger

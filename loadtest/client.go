@@ -50,56 +50,55 @@ func newClient(base string, connections int) (*client, error) {
 
 func (c *client) close() { c.http.CloseIdleConnections() }
 
-// post calls an endpoint of MLflow's API, and repeats the request as long as
-// the server asks for that. into, when not nil, receives the answer, a
-// *bytes.Buffer as it came, anything else decoded.
+// post calls an endpoint of MLflow's API. into, when not nil, receives the
+// answer, a *bytes.Buffer as it came, anything else decoded.
 func (c *client) post(ctx context.Context, path string, body []byte, into any) error {
+	_, err := c.request(ctx, http.MethodPost, "/api/2.0/mlflow/"+path, body, into)
+	return err
+}
+
+// get reads what is at a path. It returns the headers of the answer.
+func (c *client) get(ctx context.Context, path string, into any) (http.Header, error) {
+	return c.request(ctx, http.MethodGet, path, nil, into)
+}
+
+// request sends a request, and repeats it as long as the server asks for that.
+func (c *client) request(ctx context.Context, method, path string, body []byte, into any) (http.Header, error) {
 	for try := 0; ; try++ {
-		again, err := c.postOnce(ctx, path, body, into)
+		header, again, err := c.once(ctx, method, path, body, into)
 		if again < 0 || try == maxRetries {
-			return err
+			return header, err
 		}
 		c.retries.Add(1)
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s: %w", path, ctx.Err())
+			return nil, fmt.Errorf("%s: %w", path, ctx.Err())
 		case <-time.After(again):
 		}
 	}
 }
 
-// postOnce returns when to try again, negative for not at all.
-func (c *client) postOnce(ctx context.Context, path string, body []byte, into any) (time.Duration, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+"/api/2.0/mlflow/"+path, bytes.NewReader(body))
+// once returns when to try again, negative for not at all.
+func (c *client) once(ctx context.Context, method, path string, body []byte, into any) (http.Header, time.Duration, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
 	if err != nil {
-		return -1, fmt.Errorf("%s: %w", path, err)
+		return nil, -1, fmt.Errorf("%s: %w", path, err)
 	}
-	req.Header.Set("Content-Type", "application/json")
+	if method == http.MethodPost {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	res, err := c.do(req, into)
-	if err == nil || res == nil {
-		return -1, err
+	if res == nil {
+		return nil, -1, err
 	}
-	if res.StatusCode != http.StatusTooManyRequests && res.StatusCode != http.StatusServiceUnavailable {
-		return -1, err
+	if err == nil || res.StatusCode != http.StatusTooManyRequests && res.StatusCode != http.StatusServiceUnavailable {
+		return res.Header, -1, err
 	}
 	seconds, parseErr := strconv.Atoi(res.Header.Get("Retry-After"))
 	if parseErr != nil {
-		return -1, err
+		return res.Header, -1, err
 	}
-	return min(time.Duration(seconds)*time.Second, maxRetryWait), err
-}
-
-// get reads what is at a path. It returns the headers of the answer.
-func (c *client) get(ctx context.Context, path string, into any) (http.Header, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	res, err := c.do(req, into)
-	if err != nil {
-		return nil, err
-	}
-	return res.Header, nil
+	return res.Header, min(time.Duration(seconds)*time.Second, maxRetryWait), err
 }
 
 // do returns the response, its body closed, also with the error that a status

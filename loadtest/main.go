@@ -22,7 +22,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(benchCommand(), mlflowCommand())
+	cmd.AddCommand(benchCommand(), mlflowCommand(), soakCommand(), overloadCommand())
 	if err := cmd.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "loadtest:", err)
 		stop()

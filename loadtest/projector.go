@@ -2,12 +2,8 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"net/http"
 
 	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 )
 
 // projection is what the projector says of its work since the server started.
@@ -25,19 +21,9 @@ func (w work) meanMillis() float64 { return 1000 * w.seconds / max(1, w.count) }
 
 // projection reads the server's own metrics.
 func (i *instance) projection(ctx context.Context) (projection, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, i.client.base+"/metrics", nil)
+	families, err := i.metrics(ctx)
 	if err != nil {
-		return projection{}, fmt.Errorf("read /metrics: %w", err)
-	}
-	res, err := i.client.http.Do(req)
-	if err != nil {
-		return projection{}, fmt.Errorf("read /metrics: %w", err)
-	}
-	defer res.Body.Close()
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(res.Body)
-	if err != nil {
-		return projection{}, fmt.Errorf("read /metrics: %w", err)
+		return projection{}, err
 	}
 	p := projection{inserts: make(map[string]work), rows: make(map[string]float64)}
 	for _, m := range families["runledger_projector_insert_seconds"].GetMetric() {

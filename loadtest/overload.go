@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+)
+
+// overloadTimeout is how long an answer may take at most, in a measurement of
+// how long answers take.
+const overloadTimeout = 3 * time.Minute
+
+type overloadConfig struct {
+	bin      string
+	dir      string
+	writers  []int
+	points   int
+	duration time.Duration
+}
+
+func overloadCommand() *cobra.Command {
+	var c overloadConfig
+	cmd := &cobra.Command{
+		Use:   "overload",
+		Short: "Measure what a fresh Runledger still does when more is asked of it than it can do",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.run(cmd.Context(), cmd.OutOrStdout(), slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&c.bin, "bin", filepath.Join("bin", "runledger"), "the program to load")
+	f.StringVar(&c.dir, "dir", "", "where the temporary data directory is made (default: the system's temporary directory)")
+	f.IntSliceVar(&c.writers, "writers", []int{8, 64, 256, 1024}, "numbers of writers at a time, each of which sends a request when the one before is answered")
+	f.IntVar(&c.points, "points", 900, "points of a request")
+	f.DurationVar(&c.duration, "duration", 15*time.Second, "length of the measurement with each number")
+	return cmd
+}
+
+func (c overloadConfig) validate() error {
+	switch {
+	case len(c.writers) == 0 || slices.Min(c.writers) < 1:
+		return errors.New("--writers must be numbers of at least 1")
+	case c.points < 1 || c.points > batchPoints:
+		return fmt.Errorf("--points must be from 1 to %d", batchPoints)
+	case c.duration <= 0:
+		return errors.New("--duration must be positive")
+	}
+	return nil
+}
+
+func (c overloadConfig) run(ctx context.Context, stdout io.Writer, logger *slog.Logger) (err error) {
+	if err := c.validate(); err != nil {
+		return err
+	}
+	p, err := findProgram(c.bin)
+	if err != nil {
+		return err
+	}
+	if c.dir, err = os.MkdirTemp(c.dir, "runledger-overload-"); err != nil {
+		return fmt.Errorf("make a directory for the data: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(c.dir)) }()
+	i, err := p.startInstance(ctx, c.dir, slices.Max(c.writers)+2, "")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, i.close()) }()
+	i.client.http.Timeout = overloadTimeout
+
+	fmt.Fprintf(stdout, "Requests of %d points, %v with each number of writers, which wait as long as a refusal asks; %d processors (%s/%s), which the load generator shares.\n",
+		c.points, c.duration, runtime.NumCPU(), runtime.GOOS, runtime.GOARCH)
+	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "writers\tpoints/s\tanswered/s\tp50\tp99\tmost\trefused/s\tp99\tqueue, most\t")
+	total := uint64(0)
+	for _, writers := range c.writers {
+		logger.Info("measuring", "writers", writers)
+		o, err := c.measure(ctx, i, writers)
+		if err != nil {
+			return fmt.Errorf("%d writers: %w", writers, err)
+		}
+		total += uint64(o.answered.count()) * uint64(c.points)
+		seconds := o.took.Seconds()
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s ms\t%s ms\t%s ms\t%s\t%s ms\t%s\t\n", writers,
+			number(float64(o.answered.count())*float64(c.points)/seconds), number(float64(o.answered.count())/seconds),
+			number(millis(o.answered.percentile(50))), number(millis(o.answered.percentile(99))), number(millis(o.answered.percentile(100))),
+			number(float64(o.refused.count())/seconds), number(millis(o.refused.percentile(99))), number(o.queue))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if err := i.awaitProjected(ctx, float64(total)); err != nil {
+		return err
+	}
+	fmt.Fprintln(stdout, "What was acknowledged was projected, and nothing else.")
+	return nil
+}
+
+// overload is how one number of writers fared.
+type overload struct {
+	answered, refused *latencies
+	took              time.Duration
+	queue             float64 // commands that waited, the most that were seen
+}
+
+func (c overloadConfig) measure(ctx context.Context, i *instance, writers int) (o overload, err error) {
+	o = overload{answered: newLatencies(), refused: newLatencies()}
+	runs, err := i.client.createRuns(ctx, writers)
+	if err != nil {
+		return o, err
+	}
+	body := encodeBatch(workload{seed: 1, runs: 1}.points(0)[:c.points])
+	watching, stop := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		o.queue = i.greatestQueue(watching)
+	}()
+	began := time.Now()
+	group, inner := errgroup.WithContext(ctx)
+	for _, run := range runs {
+		group.Go(func() error {
+			own := slices.Clone(body)
+			setRunID(own, run)
+			for time.Since(began) < c.duration {
+				start := time.Now()
+				_, again, err := i.client.once(inner, "POST", "/api/2.0/mlflow/runs/log-batch", own, nil)
+				switch took := time.Since(start); {
+				case again >= 0:
+					o.refused.add(took)
+					if err := sleep(inner, again); err != nil {
+						return err
+					}
+				case err != nil:
+					return err
+				default:
+					o.answered.add(took)
+				}
+			}
+			return nil
+		})
+	}
+	err = group.Wait()
+	o.took = time.Since(began)
+	stop()
+	<-watched
+	return o, err
+}
+
+// greatestQueue looks at the queue until ctx ends, and returns its greatest length.
+func (i *instance) greatestQueue(ctx context.Context) (most float64) {
+	for {
+		families, err := i.metrics(ctx)
+		if err == nil {
+			sum := 0.0
+			for _, m := range families["runledger_ingest_waiting_commands"].GetMetric() {
+				sum += m.GetGauge().GetValue()
+			}
+			most = max(most, sum)
+		}
+		if sleep(ctx, 500*time.Millisecond) != nil {
+			return most
+		}
+	}
+}
+
+// awaitProjected waits until the projector has written a number of points. They
+// are the same again and again, so counting rows would not tell.
+func (i *instance) awaitProjected(ctx context.Context, want float64) error {
+	for {
+		p, err := i.projection(ctx)
+		switch {
+		case err != nil:
+			return err
+		case p.rows["metrics"] == want:
+			return nil
+		case p.rows["metrics"] > want:
+			return fmt.Errorf("%.0f points were projected, %.0f were acknowledged", p.rows["metrics"], want)
+		}
+		if err := sleep(ctx, 10*countPoll); err != nil {
+			return fmt.Errorf("%.0f of %.0f points were projected: %w", p.rows["metrics"], want, err)
+		}
+	}
+}
