@@ -142,6 +142,9 @@ func (b *Batch) Append(subject string, a events.Attributes, e *events.Event, exp
 	if errors.Is(err, events.ErrTooLarge) {
 		return apierr.Wrap(err, apierr.InvalidParameterValue, fmt.Sprintf("The request is too large: what it writes must stay below %d bytes", events.MaxPayload))
 	}
+	if text, ok := errors.AsType[*events.TextError](err); ok {
+		return apierr.Wrap(err, apierr.InvalidParameterValue, "The request cannot be recorded: its "+text.Error())
+	}
 	if err != nil {
 		return err
 	}

@@ -1,16 +1,20 @@
 package events
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protopath"
+	"google.golang.org/protobuf/reflect/protorange"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
@@ -42,8 +46,10 @@ const (
 	specVersion = "1.0"
 	typePrefix  = "runledger."
 	checksumTag = "crc32c:"
-	maxAttr     = 1024 // bytes of one free-text attribute
 )
+
+// MaxAttribute is the longest free-text attribute of an event, in bytes.
+const MaxAttribute = 1024
 
 var (
 	// ErrCorrupt means that a message is not an event, or not the one that was
@@ -54,6 +60,27 @@ var (
 	// ErrTooLarge means that an encoded event exceeds MaxPayload.
 	ErrTooLarge = errors.New("event is too large")
 )
+
+// TextError says which text an event cannot hold, and why. Field is an attribute
+// ("reason") or the path of a string in the data ("run_tags_set.tags[0].value").
+type TextError struct {
+	Field   string
+	Problem string // "is not valid UTF-8"
+}
+
+func (e *TextError) Error() string { return e.Field + " " + e.Problem }
+
+// CheckAttribute returns a *TextError for a text that is not UTF-8 or is longer
+// than MaxAttribute.
+func CheckAttribute(name, text string) error {
+	switch {
+	case !utf8.ValidString(text):
+		return &TextError{name, "is not valid UTF-8"}
+	case len(text) > MaxAttribute:
+		return &TextError{name, fmt.Sprintf("has %d bytes, at most %d are possible", len(text), MaxAttribute)}
+	}
+	return nil
+}
 
 // Attributes are what is known of an event beside its data.
 type Attributes struct {
@@ -100,7 +127,9 @@ func dataField(e *Event) protoreflect.FieldDescriptor {
 }
 
 // Encode returns the message that carries the event on subject. The encoding
-// is deterministic. It returns ErrTooLarge beyond MaxPayload.
+// is deterministic. It returns ErrTooLarge beyond MaxPayload, and a *TextError
+// for an attribute that CheckAttribute refuses and for a string that is not
+// UTF-8.
 func Encode(subject string, a Attributes, e *Event) (*nats.Msg, error) {
 	typ := Type(e)
 	if typ == "" {
@@ -108,7 +137,7 @@ func Encode(subject string, a Attributes, e *Event) (*nats.Msg, error) {
 	}
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(e)
 	if err != nil {
-		return nil, fmt.Errorf("encode %s: %w", typ, err)
+		return nil, fmt.Errorf("encode %s: %w", typ, cmp.Or(invalidText(e), err))
 	}
 	if len(data) > MaxPayload {
 		return nil, fmt.Errorf("encode %s: %d bytes, at most %d: %w", typ, len(data), MaxPayload, ErrTooLarge)
@@ -122,14 +151,17 @@ func Encode(subject string, a Attributes, e *Event) (*nats.Msg, error) {
 		HeaderSchemaVersion: {strconv.Itoa(SchemaVersion)},
 		HeaderChecksum:      {Checksum(data)},
 	}
-	for name, value := range map[string]string{
-		HeaderActor:          a.Actor,
-		HeaderReason:         a.Reason,
-		HeaderRequestID:      a.RequestID,
-		HeaderIdempotencyKey: a.IdempotencyKey,
+	for _, text := range [...]struct{ name, header, value string }{
+		{"actor", HeaderActor, a.Actor},
+		{"reason", HeaderReason, a.Reason},
+		{"request id", HeaderRequestID, a.RequestID},
+		{"idempotency key", HeaderIdempotencyKey, a.IdempotencyKey},
 	} {
-		if value != "" {
-			h[name] = []string{escape(value)}
+		if err := CheckAttribute(text.name, text.value); err != nil {
+			return nil, fmt.Errorf("encode %s: %w", typ, err)
+		}
+		if text.value != "" {
+			h[text.header] = []string{escape(text.value)}
 		}
 	}
 	return &nats.Msg{Subject: subject, Header: h, Data: data}, nil
@@ -137,10 +169,15 @@ func Encode(subject string, a Attributes, e *Event) (*nats.Msg, error) {
 
 // Decode checks a message and returns its event. It returns ErrCorrupt or
 // ErrUnknownSchema.
+//
+// Every string that it returns is UTF-8. Builds that cut attributes off and took
+// bytes of any kind for text have left others in headers: of these each run of
+// bytes that is not UTF-8 is returned as U+FFFD. In the data there are none, since
+// no build can have encoded them.
 func Decode(h nats.Header, data []byte) (Attributes, *Event, error) {
 	a := Attributes{
-		ID:             first(h, HeaderID),
-		Source:         first(h, HeaderSource),
+		ID:             validUTF8(first(h, HeaderID)),
+		Source:         validUTF8(first(h, HeaderSource)),
 		Actor:          unescape(first(h, HeaderActor)),
 		Reason:         unescape(first(h, HeaderReason)),
 		RequestID:      unescape(first(h, HeaderRequestID)),
@@ -201,9 +238,6 @@ func first(h nats.Header, name string) string {
 // escape makes text safe for one header line, as CloudEvents' HTTP binding
 // does: percent-encoding of what is not printable ASCII, and of %.
 func escape(s string) string {
-	if len(s) > maxAttr {
-		s = s[:maxAttr]
-	}
 	var b strings.Builder
 	for _, c := range []byte(s) {
 		if c <= ' ' || c >= 0x7f || c == '%' || c == '"' {
@@ -217,7 +251,7 @@ func escape(s string) string {
 
 func unescape(s string) string {
 	if !strings.Contains(s, "%") {
-		return s
+		return validUTF8(s)
 	}
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
@@ -230,5 +264,20 @@ func unescape(s string) string {
 		}
 		b.WriteByte(s[i])
 	}
-	return b.String()
+	return validUTF8(b.String())
+}
+
+func validUTF8(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+
+// invalidText returns a *TextError for the first string of an event that is not
+// UTF-8, nil when all are.
+func invalidText(e *Event) error {
+	return protorange.Range(e.ProtoReflect(), func(p protopath.Values) error {
+		last := p.Index(-1)
+		if s, ok := last.Value.Interface().(string); ok && !utf8.ValidString(s) {
+			_, field, _ := strings.Cut(p.Path.String(), ").") // behind the type
+			return &TextError{field, "is not valid UTF-8"}
+		}
+		return nil
+	})
 }

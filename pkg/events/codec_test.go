@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 	"google.golang.org/protobuf/proto"
@@ -59,6 +60,39 @@ func TestEncodeRefuses(t *testing.T) {
 	}}}
 	if _, err := events.Encode("s", fixedAttributes(), big); !errors.Is(err, events.ErrTooLarge) {
 		t.Errorf("got %v, want ErrTooLarge", err)
+	}
+}
+
+// Texts that readers could not show are refused by the name of what they are.
+func TestEncodeRefusesTextByName(t *testing.T) {
+	latin1 := "caf\xe9"
+	data := samples()["model_version_created"]
+	data.GetModelVersionCreated().Tags[1].Value = latin1
+	long := strings.Repeat("é", events.MaxAttribute/2) + "x"
+	for _, tc := range []struct {
+		field, problem string
+		attrs          events.Attributes
+		event          *events.Event
+	}{
+		{"actor", "is not valid UTF-8", events.Attributes{Actor: latin1}, samples()["run_deleted"]},
+		{"reason", "has 1025 bytes, at most 1024 are possible", events.Attributes{Reason: long}, samples()["run_deleted"]},
+		{"request id", "is not valid UTF-8", events.Attributes{RequestID: latin1}, samples()["run_deleted"]},
+		{"idempotency key", "has 1025 bytes, at most 1024 are possible", events.Attributes{IdempotencyKey: long}, samples()["run_deleted"]},
+		{"model_version_created.tags[1].value", "is not valid UTF-8", fixedAttributes(), data},
+	} {
+		_, err := events.Encode("s", tc.attrs, tc.event)
+		if got, ok := errors.AsType[*events.TextError](err); !ok || *got != (events.TextError{Field: tc.field, Problem: tc.problem}) {
+			t.Errorf("got %v, want: %s %s", err, tc.field, tc.problem)
+		}
+	}
+	whole := events.Attributes{Reason: long[:events.MaxAttribute]}
+	msg, err := events.Encode("s", whole, samples()["run_deleted"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg.Header[events.HeaderID] = []string{"x"}
+	if got, _, err := events.Decode(msg.Header, msg.Data); err != nil || got.Reason != whole.Reason {
+		t.Errorf("a reason of %d bytes came back as %q, %v", events.MaxAttribute, got.Reason, err)
 	}
 }
 
@@ -138,6 +172,43 @@ func TestShardIsStable(t *testing.T) {
 			t.Errorf("Shard(%q, 8) = %d, want %d: runs would be looked for in another stream", id, got, want)
 		}
 	}
+}
+
+// FuzzAttributes: whatever bytes the headers of a message have for texts, what is
+// read of them is UTF-8, and what is UTF-8 is read as it was written.
+func FuzzAttributes(f *testing.F) {
+	for _, text := range []string{"", "caf%E9", "caf\xe9", "%C3%A9", "%C3", "%", "%zz%e2%82", "\xff%00", strings.Repeat("%E2%82%AC", 341) + "%E2"} {
+		f.Add(text, text)
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		msg := encoded(t)
+		for name, text := range map[string]string{
+			events.HeaderID: "x" + a, events.HeaderSource: b, events.HeaderActor: a, events.HeaderReason: b,
+			events.HeaderRequestID: a, events.HeaderIdempotencyKey: b,
+		} {
+			msg.Header[name] = []string{text}
+		}
+		got, _, err := events.Decode(msg.Header, msg.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range []string{got.ID, got.Source, got.Actor, got.Reason, got.RequestID, got.IdempotencyKey} {
+			if !utf8.ValidString(text) {
+				t.Fatalf("read %q of %q and %q", text, a, b)
+			}
+		}
+		want := events.Attributes{ID: "x", Actor: a, Reason: b}
+		again, err := events.Encode("s", want, samples()["run_deleted"])
+		if _, ok := errors.AsType[*events.TextError](err); ok {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _, err := events.Decode(again.Header, again.Data); err != nil || got.Actor != a || got.Reason != b {
+			t.Fatalf("got %q %q %v, want %q %q", got.Actor, got.Reason, err, a, b)
+		}
+	})
 }
 
 // FuzzDecode: no bytes make Decode panic, and what it accepts it also encodes.

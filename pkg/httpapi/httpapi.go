@@ -109,7 +109,7 @@ func New(c Config) *echo.Echo {
 			return err
 		},
 	}))
-	e.Use(checkQuery)
+	e.Use(checkQuery, checkText)
 	e.Match([]string{http.MethodGet, http.MethodHead}, "/health", func(ec echo.Context) error { return ec.String(http.StatusOK, "OK") })
 	e.GET("/version", func(ec echo.Context) error { return ec.String(http.StatusOK, MLflowVersion) })
 	e.GET("/api/3.0/mlflow/server-info", serverInfo)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/runledger/runledger/pkg/apierr"
 )
@@ -14,8 +15,9 @@ import (
 // Empty answers the RPCs that return nothing: {}.
 type Empty struct{}
 
-// Encode returns the JSON of an answer.
-func Encode(v any) ([]byte, error) { return json.Marshal(v) }
+// Encode returns the JSON of an answer. It does not fail on a text: bytes of it
+// that are not UTF-8 are written as U+FFFD.
+func Encode(v any) ([]byte, error) { return json.Marshal(v, jsontext.AllowInvalidUTF8(true)) }
 
 // WriteJSON answers with status 200 and the JSON of v. The error is one of
 // encoding, when nothing has been written, or of writing to w.
@@ -32,7 +34,7 @@ func WriteJSON(w http.ResponseWriter, v any) error {
 // asks for it. The error is one of writing to w.
 func WriteError(w http.ResponseWriter, err error) error {
 	e := apierr.From(err)
-	body, encErr := json.Marshal(struct {
+	body, encErr := Encode(struct {
 		Code    apierr.Code `json:"error_code"`
 		Message string      `json:"message"`
 	}{e.Code, validUTF8(e.Message)})

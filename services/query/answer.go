@@ -19,7 +19,7 @@ type answer struct {
 }
 
 func newAnswer(ec echo.Context, list string) *answer {
-	return &answer{list: list, enc: jsontext.NewEncoder(lateHead{ec, echo.MIMEApplicationJSON})}
+	return &answer{list: list, enc: jsontext.NewEncoder(lateHead{ec, echo.MIMEApplicationJSON}, jsontext.AllowInvalidUTF8(true))}
 }
 
 func (a *answer) tokens(tokens ...jsontext.Token) error {

@@ -96,6 +96,7 @@ func (s *Service) listArtifacts(ec echo.Context) error {
 		if err := scan(&storePath, &e.Path, &e.Size, &digest, &e.ContentType, &e.UploadedAt, &e.Actor); err != nil {
 			return err
 		}
+		e.Actor = validUTF8(e.Actor)
 		e.SHA256 = hex.EncodeToString([]byte(digest))
 		return out.item(e)
 	})

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/httpapi"
+	"github.com/runledger/runledger/pkg/mlflow"
 )
 
 const (
@@ -48,10 +48,17 @@ type auditEntry struct {
 
 const auditFields = "stream, seq, event_id, time, type, actor, reason, request_id, entity_kind, entity_id, experiment_id, data"
 
+// validUTF8 returns what the log says of a text of an event's header. Tables that
+// an earlier build has filled may have it as bytes that are not UTF-8.
+func validUTF8(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
+
 func scanAuditEntry(scan func(...any) error) (auditEntry, error) {
 	var e auditEntry
 	var data string
 	err := scan(&e.Stream, &e.Seq, &e.EventID, &e.Time, &e.Type, &e.Actor, &e.Reason, &e.RequestID, &e.EntityKind, &e.EntityID, &e.ExperimentID, &data)
+	for _, text := range []*string{&e.Actor, &e.Reason, &e.RequestID} {
+		*text = validUTF8(*text)
+	}
 	e.Data = jsontext.Value(data)
 	return e, err
 }
@@ -94,9 +101,13 @@ func (f auditFilter) condition(st *statement) string {
 	for column, value := range map[string]*string{
 		"actor": f.actor, "request_id": f.requestID, "entity_kind": f.entityKind, "entity_id": f.entityID, "experiment_id": f.experimentID,
 	} {
-		if value != nil {
-			conditions = append(conditions, column+" = "+st.bind("String", *value))
+		if value == nil {
+			continue
 		}
+		if strings.Contains(*value, "\uFFFD") {
+			column = "toValidUTF8(" + column + ")" // as it is shown, see validUTF8
+		}
+		conditions = append(conditions, column+" = "+st.bind("String", *value))
 	}
 	if len(f.types) > 0 {
 		conditions = append(conditions, "type IN "+st.bind("Array(String)", f.types))
@@ -266,7 +277,7 @@ func auditAnswer(ec echo.Context, format string) entries {
 type jsonLines struct{ w lateHead }
 
 func (j *jsonLines) item(v any) error {
-	line, err := json.Marshal(v)
+	line, err := mlflow.Encode(v)
 	if err == nil {
 		_, err = j.w.Write(append(line, '\n'))
 	}

@@ -257,3 +257,30 @@ func TestAuditRefuses(t *testing.T) {
 	token := decode[auditPage](t, f.do(f.request("/api/v1/audit", "max_results", "1"))).NextPageToken
 	wantError(t, f.do(f.request("/api/v1/audit", "page_token", token, "order", "oldest")), http.StatusBadRequest, "INVALID_PARAMETER_VALUE", "Invalid page token")
 }
+
+// Tables that an earlier build has filled hold header texts that are not UTF-8:
+// they are shown as a rebuild would have them.
+func TestAuditShowsTextThatIsNotUTF8(t *testing.T) {
+	f := newFixture(t)
+	f.project()
+	row := auditRow{
+		Stream: "RUNS_0", Seq: 1, EventID: "1", Time: auditStart, Type: "run_created", Actor: "caf\xe9", Reason: "\xff\xfe because", RequestID: "r\xc3",
+		EntityKind: "run", Data: json.RawMessage(`{"x":{}}`),
+	}
+	f.insertAudit([]auditRow{row})
+	want := row
+	want.Actor, want.Reason, want.RequestID = "caf\uFFFD", "\uFFFD because", "r\uFFFD"
+	for _, args := range [][]string{nil, {"actor", want.Actor}, {"request_id", want.RequestID, "actor", row.Actor}} {
+		if got := f.auditAll(args...); len(got) != 1 || fmt.Sprint(got[0]) != fmt.Sprint(want) {
+			t.Errorf("%q: got %v, want %v", args, got, want)
+		}
+	}
+	lines := f.do(f.request("/api/v1/audit", "format", "jsonl")).Body.String()
+	rows, err := csv.NewReader(f.do(f.request("/api/v1/audit", "format", "csv")).Body).ReadAll()
+	if err != nil || len(rows) != 2 || rows[1][5] != want.Actor || rows[1][6] != want.Reason || !strings.Contains(lines, want.Reason) {
+		t.Errorf("as lines %q, as CSV %q %v", lines, rows, err)
+	}
+	if counts := f.do(f.request("/api/v1/audit/counts", "by", "actor")).Body.String(); !strings.Contains(counts, `"caf\ufffd"`) {
+		t.Errorf("counts: %q", counts)
+	}
+}

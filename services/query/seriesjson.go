@@ -148,11 +148,8 @@ func appendList(b []byte, name string, n int, element func(b []byte, i int) []by
 }
 
 func appendText(b []byte, text string) []byte {
-	quoted, err := jsontext.AppendQuote(b, text)
-	if err != nil {
-		return append(b, `""`...) // never: keys are UTF-8
-	}
-	return quoted
+	b, _ = jsontext.AppendQuote(b, text) // what is not UTF-8 is written as U+FFFD
+	return b
 }
 
 func appendPlace[X coordinate](b []byte, x X) []byte {
