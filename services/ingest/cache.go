@@ -32,9 +32,9 @@ func (c *runCache) get(id string) (*run, bool) {
 
 // add keeps a run's state, or takes note that it has grown.
 func (c *runCache) add(r *run) {
-	c.lru.Remove(r.id())
+	c.lru.Remove(r.ID())
 	entry := cachedRun{r, r.footprint()}
-	c.lru.Add(r.id(), entry)
+	c.lru.Add(r.ID(), entry)
 	c.now += entry.bytes
 	for c.now > c.max && c.lru.Len() > 1 {
 		c.lru.RemoveOldest()

@@ -5,6 +5,7 @@ import (
 
 	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/fold"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
@@ -13,111 +14,37 @@ const (
 	defaultExperimentName = "Default"
 )
 
-type experiment struct {
-	id               string
-	name             string
-	artifactLocation string
-	deleted          bool
-	deletedAt        int64 // milliseconds since the Unix epoch
-	purged           bool
-	tags             map[string]struct{}
-}
+type experiment = fold.Experiment
 
-// directory is the state of all experiments: the fold of the EXPERIMENTS
-// stream. All of them are needed, since a name is unique among deleted ones
-// too. Decisions read it and return an event, nil when there is nothing to do;
-// only apply changes it.
+// directory is the state of all experiments, and of the requests about them.
+// Decisions read it and return an event, nil when there is nothing to do; only
+// apply changes it.
 type directory struct {
-	byID     map[string]*experiment
-	byName   map[string]*experiment
-	maxID    uint64
+	fold.Experiments
 	requests requests
 	created  map[string]string // experiment ids by idempotency key
 }
 
 func newDirectory() *directory {
-	return &directory{
-		byID: make(map[string]*experiment), byName: make(map[string]*experiment),
-		requests: make(requests), created: make(map[string]string),
-	}
+	return &directory{Experiments: fold.NewExperiments(), requests: make(requests), created: make(map[string]string)}
 }
 
 // apply folds one event in.
 func (d *directory) apply(a events.Attributes, e *events.Event) {
 	d.requests.add(a.IdempotencyKey)
-	id := experimentOf(e)
-	if c := e.GetExperimentCreated(); c != nil {
-		exp := &experiment{id: id, name: c.GetName(), artifactLocation: c.GetArtifactLocation(), tags: make(map[string]struct{})}
-		for _, t := range c.GetTags() {
-			exp.tags[t.GetKey()] = struct{}{}
-		}
-		d.byID[id], d.byName[exp.name] = exp, exp
-		if n, err := strconv.ParseUint(id, 10, 64); err == nil {
-			d.maxID = max(d.maxID, n)
-		}
-		if a.IdempotencyKey != "" {
-			d.created[a.IdempotencyKey] = id
-		}
-		return
+	if c := e.GetExperimentCreated(); c != nil && a.IdempotencyKey != "" {
+		d.created[a.IdempotencyKey] = c.GetExperimentId()
 	}
-	exp, ok := d.byID[id]
-	if !ok {
-		return
-	}
-	switch data := e.GetData().(type) {
-	case *events.Event_ExperimentRenamed:
-		delete(d.byName, exp.name)
-		exp.name = data.ExperimentRenamed.GetName()
-		d.byName[exp.name] = exp
-	case *events.Event_ExperimentTagSet:
-		exp.tags[data.ExperimentTagSet.GetTag().GetKey()] = struct{}{}
-	case *events.Event_ExperimentTagDeleted:
-		delete(exp.tags, data.ExperimentTagDeleted.GetKey())
-	case *events.Event_ExperimentDeleted:
-		exp.deleted, exp.deletedAt = true, a.Time.UnixMilli()
-	case *events.Event_ExperimentRestored:
-		exp.deleted = false
-	case *events.Event_ExperimentPurged:
-		// It stays in byID, so that the default one is not made again.
-		delete(d.byName, exp.name)
-		*exp = experiment{id: exp.id, purged: true}
-	}
-}
-
-// experimentOf returns the experiment that an event is about.
-func experimentOf(e *events.Event) string {
-	switch data := e.GetData().(type) {
-	case *events.Event_ExperimentCreated:
-		return data.ExperimentCreated.GetExperimentId()
-	case *events.Event_ExperimentRenamed:
-		return data.ExperimentRenamed.GetExperimentId()
-	case *events.Event_ExperimentTagSet:
-		return data.ExperimentTagSet.GetExperimentId()
-	case *events.Event_ExperimentTagDeleted:
-		return data.ExperimentTagDeleted.GetExperimentId()
-	case *events.Event_ExperimentDeleted:
-		return data.ExperimentDeleted.GetExperimentId()
-	case *events.Event_ExperimentRestored:
-		return data.ExperimentRestored.GetExperimentId()
-	case *events.Event_ExperimentPurged:
-		return data.ExperimentPurged.GetExperimentId()
-	}
-	return ""
-}
-
-// find returns the experiment with an id.
-func (d *directory) find(id string) (*experiment, bool) {
-	exp, ok := d.byID[id]
-	return exp, ok && !exp.purged
+	d.Apply(a, e)
 }
 
 // active returns the experiment with an id that takes writes.
 func (d *directory) active(id string) (*experiment, error) {
-	exp, ok := d.find(id)
+	exp, ok := d.Find(id)
 	switch {
 	case !ok:
 		return nil, mlflow.ExperimentNotFound(id)
-	case exp.deleted:
+	case exp.Deleted:
 		return nil, mlflow.ExperimentNotActive(id)
 	}
 	return exp, nil
@@ -125,7 +52,7 @@ func (d *directory) active(id string) (*experiment, error) {
 
 // createDefault decides on the experiment that MLflow's clients take to exist.
 func (d *directory) createDefault() (*events.Event, error) {
-	if d.byID[defaultExperimentID] != nil {
+	if d.ByID[defaultExperimentID] != nil {
 		return nil, nil
 	}
 	return creationOf(defaultExperimentID, &mlflow.CreateExperiment{Name: defaultExperimentName}), nil
@@ -133,10 +60,10 @@ func (d *directory) createDefault() (*events.Event, error) {
 
 // create decides experiments/create.
 func (d *directory) create(req *mlflow.CreateExperiment) (*events.Event, error) {
-	if d.byName[req.Name] != nil {
+	if d.ByName[req.Name] != nil {
 		return nil, mlflow.ExperimentExists(req.Name)
 	}
-	return creationOf(strconv.FormatUint(d.maxID+1, 10), req), nil
+	return creationOf(strconv.FormatUint(d.MaxID+1, 10), req), nil
 }
 
 func creationOf(id string, req *mlflow.CreateExperiment) *events.Event {
@@ -152,11 +79,11 @@ func creationOf(id string, req *mlflow.CreateExperiment) *events.Event {
 
 // rename decides experiments/update.
 func (d *directory) rename(id, name string) (*events.Event, error) {
-	exp, ok := d.find(id)
-	switch other := d.byName[name]; {
+	exp, ok := d.Find(id)
+	switch other := d.ByName[name]; {
 	case !ok:
 		return nil, mlflow.ExperimentNotFound(id)
-	case exp.deleted:
+	case exp.Deleted:
 		// MLflow's words; its status would make clients repeat the request.
 		return nil, apierr.Errorf(apierr.InvalidParameterValue, "%s", mlflow.RenameInactiveExperiment().Message)
 	case other == exp:
@@ -185,7 +112,7 @@ func (d *directory) deleteTag(id, key string) (*events.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := exp.tags[key]; !ok {
+	if _, ok := exp.Tags[key]; !ok {
 		return nil, mlflow.ExperimentTagNotFound(key, id)
 	}
 	return &events.Event{Data: &events.Event_ExperimentTagDeleted{
@@ -196,9 +123,9 @@ func (d *directory) deleteTag(id, key string) (*events.Event, error) {
 // setDeleted decides experiments/delete and experiments/restore. MLflow knows
 // no active experiment to restore, and no deleted one to delete.
 func (d *directory) setDeleted(id string, deleted bool) (*events.Event, error) {
-	exp, ok := d.find(id)
+	exp, ok := d.Find(id)
 	switch {
-	case !ok || exp.deleted == deleted:
+	case !ok || exp.Deleted == deleted:
 		return nil, mlflow.ExperimentNotFound(id)
 	case deleted:
 		return &events.Event{Data: &events.Event_ExperimentDeleted{

@@ -7,6 +7,7 @@ import (
 
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/fold"
 )
 
 // experimentLog decides the commands on experiments, and knows the experiments
@@ -87,7 +88,7 @@ func (x *experimentLog) do(ctx context.Context, a events.Attributes, decide func
 		if err != nil || e == nil {
 			return err
 		}
-		return b.Append(events.ExperimentSubject(experimentOf(e)), a, e, eventlog.Expect{Stream: true, Seq: seq}, func(at uint64) {
+		return b.Append(events.ExperimentSubject(fold.ExperimentOf(e)), a, e, eventlog.Expect{Stream: true, Seq: seq}, func(at uint64) {
 			x.mu.Lock()
 			defer x.mu.Unlock()
 			if at == x.seq+1 { // otherwise a reader has folded it in already

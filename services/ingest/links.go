@@ -71,7 +71,7 @@ func (r *run) logInputs(req *mlflow.LogInputs) ([]*events.Event, error) {
 	if err := r.active(); err != nil {
 		return nil, err
 	}
-	logged := &events.RunInputsLogged{RunId: r.id()}
+	logged := &events.RunInputsLogged{RunId: r.ID()}
 	var datasets map[datasetID]struct{}
 	for _, in := range req.Datasets {
 		d, id := in.Dataset, datasetID{in.Dataset.Name, in.Dataset.Digest}
@@ -99,7 +99,7 @@ func (r *run) logOutputs(req *mlflow.LogOutputs) ([]*events.Event, error) {
 	if err := r.active(); err != nil {
 		return nil, err
 	}
-	logged := &events.RunOutputsLogged{RunId: r.id()}
+	logged := &events.RunOutputsLogged{RunId: r.ID()}
 	var outputs map[mlflow.ModelOutput]struct{}
 	for _, m := range req.Models {
 		if _, ok := r.links.outputs[m]; !ok && add(&outputs, m) {
@@ -121,7 +121,7 @@ func (r *run) logModel(modelJSON string) ([]*events.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []*events.Event{tagsSet(r.id(), []mlflow.Tag{{Key: mlflow.TagLoggedModels, Value: list}})}, nil
+	return []*events.Event{tagsSet(r.ID(), []mlflow.Tag{{Key: mlflow.TagLoggedModels, Value: list}})}, nil
 }
 
 func eventTags(tags []mlflow.Tag) []*events.Tag {

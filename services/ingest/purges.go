@@ -10,17 +10,18 @@ import (
 	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/fold"
 	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
 // purge is how far the end of a run or a logged model has got.
-type purge int
+type purge = fold.Purge
 
 const (
-	kept    purge = iota
-	purged        // gone for every reader; its artifacts may still be there
-	emptied       // its artifacts are gone too
+	kept    = fold.Kept
+	purged  = fold.Purged
+	emptied = fold.Emptied
 )
 
 // purgeRequest asks for the end of what has been deleted for long enough.
@@ -123,17 +124,17 @@ func (s *Service) purgeRun(c echo.Context, p purgeRequest) (removal, eventlog.Po
 	var uri string
 	shard := s.shardOf(p.id)
 	pos, err := shard.doAny(ctx, p.id, purgeAttributes(c), func(r *run) ([]*events.Event, error) {
-		if r.purge != kept {
+		if r.Purge != kept {
 			return nil, nil
 		}
-		if err := p.due("Run", r.deleted, r.deletedAt); err != nil && !over {
+		if err := p.due("Run", r.Deleted, r.DeletedAt); err != nil && !over {
 			return nil, err
 		}
 		if p.dry {
 			return nil, nil
 		}
 		return []*events.Event{{Data: &events.Event_RunPurged{RunPurged: &events.RunPurged{RunId: p.id}}}}, nil
-	}, func(r *run) { stage, uri = r.purge, r.created.GetArtifactUri() })
+	}, func(r *run) { stage, uri = r.Purge, r.Created.GetArtifactUri() })
 	if err != nil {
 		return removal{}, pos, err
 	}
@@ -142,7 +143,7 @@ func (s *Service) purgeRun(c echo.Context, p purgeRequest) (removal, eventlog.Po
 		return removed, pos, err
 	}
 	pos, err = shard.doAny(ctx, p.id, purgeAttributes(c), func(r *run) ([]*events.Event, error) {
-		if r.purge == emptied {
+		if r.Purge == emptied {
 			return nil, nil
 		}
 		return []*events.Event{{Data: &events.Event_ArtifactsPurged{ArtifactsPurged: &events.ArtifactsPurged{
@@ -202,14 +203,14 @@ func (s *Service) purgeModel(c echo.Context, p purgeRequest) (removal, eventlog.
 // restoration under way either wins or loses as a whole.
 func (s *Service) purgeExperiment(c echo.Context, p purgeRequest) (removal, eventlog.Position, error) {
 	pos, err := s.experiments.do(c.Request().Context(), purgeAttributes(c), func(d *directory) (*events.Event, error) {
-		x, ok := d.byID[p.id]
+		x, ok := d.ByID[p.id]
 		switch {
 		case !ok:
 			return nil, mlflow.ExperimentNotFound(p.id)
-		case x.purged:
+		case x.Purged:
 			return nil, nil
 		}
-		if err := p.due("Experiment", x.deleted, x.deletedAt); err != nil || p.dry {
+		if err := p.due("Experiment", x.Deleted, x.DeletedAt); err != nil || p.dry {
 			return nil, err
 		}
 		return &events.Event{Data: &events.Event_ExperimentPurged{ExperimentPurged: &events.ExperimentPurged{ExperimentId: p.id}}}, nil
@@ -221,8 +222,8 @@ func (s *Service) purgeExperiment(c echo.Context, p purgeRequest) (removal, even
 // whether it would be before what is in it.
 func (s *Service) experimentOver(ctx context.Context, p purgeRequest, id string) (over bool, err error) {
 	err = s.experiments.read(ctx, func(d *directory) {
-		x, ok := d.byID[id]
-		over = ok && (x.purged || p.dry && p.due("Experiment", x.deleted, x.deletedAt) == nil)
+		x, ok := d.ByID[id]
+		over = ok && (x.Purged || p.dry && p.due("Experiment", x.Deleted, x.DeletedAt) == nil)
 	})
 	return over, err
 }

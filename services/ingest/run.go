@@ -9,118 +9,48 @@ import (
 
 	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/fold"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
 // run is the state of a run: the fold of its meta events, without its metrics.
 // Decisions read it and return events; only apply changes it.
 type run struct {
-	created    *events.RunCreated
-	name       string
-	status     events.RunStatus
-	endTime    int64 // milliseconds since the Unix epoch, 0 for none
-	deleted    bool
-	deletedAt  int64 // milliseconds since the Unix epoch
-	purge      purge
-	parameters map[string]string
-	tags       map[string]struct{}
-	requests   requests
-	links      links
-	textBytes  int // of the creation and the parameters
+	fold.Run
+	requests requests
+	links    links
 
 	lastSeq uint64 // of the committed meta events
 }
 
-func newRun() *run {
-	return &run{parameters: make(map[string]string), tags: make(map[string]struct{}), requests: make(requests)}
-}
+func newRun() *run { return &run{Run: fold.NewRun(), requests: make(requests)} }
 
 // apply folds one event in.
 func (r *run) apply(a events.Attributes, e *events.Event) {
-	r.requests.add(a.IdempotencyKey)
-	r.links.apply(e)
-	switch d := e.GetData().(type) {
-	case *events.Event_RunCreated:
-		r.created = d.RunCreated
-		r.textBytes += proto.Size(d.RunCreated)
-		r.name = d.RunCreated.GetName()
-		r.status = events.RunStatus_RUN_STATUS_RUNNING
-		for _, t := range d.RunCreated.GetTags() {
-			r.tags[t.GetKey()] = struct{}{}
-		}
-	case *events.Event_RunUpdated:
-		if d.RunUpdated.Status != nil {
-			r.status = d.RunUpdated.GetStatus()
-		}
-		if d.RunUpdated.EndTime != nil {
-			r.endTime = d.RunUpdated.GetEndTime()
-		}
-		if d.RunUpdated.Name != nil {
-			r.name = d.RunUpdated.GetName()
-		}
-	case *events.Event_RunParametersLogged:
-		for _, p := range d.RunParametersLogged.GetParameters() {
-			r.parameters[p.GetKey()] = p.GetValue()
-			r.textBytes += len(p.GetKey()) + len(p.GetValue())
-		}
-	case *events.Event_RunTagsSet:
-		for _, t := range d.RunTagsSet.GetTags() {
-			r.tags[t.GetKey()] = struct{}{}
-		}
-	case *events.Event_RunTagDeleted:
-		delete(r.tags, d.RunTagDeleted.GetKey())
-	case *events.Event_RunDeleted:
-		r.deleted, r.deletedAt = true, a.Time.UnixMilli()
-	case *events.Event_RunRestored:
-		r.deleted = false
-	case *events.Event_RunPurged:
-		was := *r
-		*r = *newRun()
-		r.created = &events.RunCreated{RunId: was.id(), ExperimentId: was.created.GetExperimentId(), ArtifactUri: was.created.GetArtifactUri()}
-		r.purge, r.lastSeq = purged, was.lastSeq
-	case *events.Event_ArtifactsPurged:
-		r.purge = emptied
+	if e.GetRunPurged() != nil {
+		r.requests, r.links = make(requests), links{}
+	} else {
+		r.requests.add(a.IdempotencyKey)
+		r.links.apply(e)
 	}
+	r.Apply(a, e)
 }
-
-func (r *run) id() string { return r.created.GetRunId() }
 
 // footprint estimates the memory that the state takes, in bytes.
 func (r *run) footprint() int {
 	const base, entry = 1024, 256
-	return base + r.textBytes + len(r.links.models) + entry*(len(r.parameters)+len(r.tags)+len(r.requests)+r.links.count())
+	return base + proto.Size(r.Created) + r.Text + len(r.links.models) + entry*(len(r.Parameters)+len(r.Tags)+len(r.requests)+r.links.count())
 }
 
 func (r *run) active() error {
-	if r.deleted {
-		return mlflow.RunNotActive(r.id())
+	if r.Deleted {
+		return mlflow.RunNotActive(r.ID())
 	}
 	return nil
 }
 
-// info returns the run as MLflow shows it.
-func (r *run) info() mlflow.RunInfo {
-	lifecycle := mlflow.LifecycleActive
-	if r.deleted {
-		lifecycle = mlflow.LifecycleDeleted
-	}
-	return mlflow.RunInfo{
-		RunID: r.id(), RunUUID: r.id(), ExperimentID: r.created.GetExperimentId(), RunName: r.name,
-		UserID: r.created.GetUserId(), Status: statusNames[r.status], StartTime: r.created.GetStartTime(), EndTime: r.endTime,
-		ArtifactURI: r.created.GetArtifactUri(), LifecycleStage: lifecycle,
-	}
-}
-
-var statusNames = map[events.RunStatus]mlflow.RunStatus{
-	events.RunStatus_RUN_STATUS_RUNNING:   mlflow.StatusRunning,
-	events.RunStatus_RUN_STATUS_SCHEDULED: mlflow.StatusScheduled,
-	events.RunStatus_RUN_STATUS_FINISHED:  mlflow.StatusFinished,
-	events.RunStatus_RUN_STATUS_FAILED:    mlflow.StatusFailed,
-	events.RunStatus_RUN_STATUS_KILLED:    mlflow.StatusKilled,
-}
-
 func statusOf(name mlflow.RunStatus) (events.RunStatus, error) {
-	for status, n := range statusNames {
+	for status, n := range fold.RunStatuses {
 		if n == name {
 			return status, nil
 		}
@@ -133,7 +63,7 @@ func (r *run) update(req *mlflow.UpdateRun) ([]*events.Event, error) {
 	if err := r.active(); err != nil {
 		return nil, err
 	}
-	u := &events.RunUpdated{RunId: r.id(), EndTime: req.EndTime}
+	u := &events.RunUpdated{RunId: r.ID(), EndTime: req.EndTime}
 	if req.Status != nil {
 		status, err := statusOf(*req.Status)
 		if err != nil {
@@ -149,7 +79,7 @@ func (r *run) update(req *mlflow.UpdateRun) ([]*events.Event, error) {
 	}
 	out := []*events.Event{{Data: &events.Event_RunUpdated{RunUpdated: u}}}
 	if u.Name != nil {
-		out = append(out, tagsSet(r.id(), []mlflow.Tag{{Key: mlflow.TagRunName, Value: *u.Name}}))
+		out = append(out, tagsSet(r.ID(), []mlflow.Tag{{Key: mlflow.TagRunName, Value: *u.Name}}))
 	}
 	return out, nil
 }
@@ -163,7 +93,7 @@ func (r *run) batch(req *mlflow.LogBatch, single bool) ([]*events.Event, error) 
 	var changes []mlflow.ParamChange
 	var fresh []*events.Parameter
 	for _, p := range req.Params {
-		was, ok := r.parameters[p.Key]
+		was, ok := r.Parameters[p.Key]
 		switch {
 		case !ok:
 			fresh = append(fresh, &events.Parameter{Key: p.Key, Value: p.Value})
@@ -173,23 +103,23 @@ func (r *run) batch(req *mlflow.LogBatch, single bool) ([]*events.Event, error) 
 	}
 	if len(changes) > 0 {
 		if single {
-			return nil, mlflow.ParamChanged(r.id(), changes[0].Key, changes[0].Was, changes[0].Now)
+			return nil, mlflow.ParamChanged(r.ID(), changes[0].Key, changes[0].Was, changes[0].Now)
 		}
-		return nil, mlflow.ParamsChanged(r.id(), changes)
+		return nil, mlflow.ParamsChanged(r.ID(), changes)
 	}
 	var out []*events.Event
 	if len(fresh) > 0 {
 		out = append(out, &events.Event{Data: &events.Event_RunParametersLogged{
-			RunParametersLogged: &events.RunParametersLogged{RunId: r.id(), Parameters: fresh},
+			RunParametersLogged: &events.RunParametersLogged{RunId: r.ID(), Parameters: fresh},
 		}})
 	}
 	// The name of a run follows its tag; an empty one leaves both as they are.
 	tags := slices.DeleteFunc(slices.Clone(req.Tags), func(t mlflow.Tag) bool { return t.Key == mlflow.TagRunName && t.Value == "" })
 	if len(tags) > 0 {
-		out = append(out, tagsSet(r.id(), tags))
-		if name := lastTag(tags, mlflow.TagRunName); name != "" && name != r.name {
+		out = append(out, tagsSet(r.ID(), tags))
+		if name := lastTag(tags, mlflow.TagRunName); name != "" && name != r.Name {
 			out = append(out, &events.Event{Data: &events.Event_RunUpdated{
-				RunUpdated: &events.RunUpdated{RunId: r.id(), Name: &name},
+				RunUpdated: &events.RunUpdated{RunId: r.ID(), Name: &name},
 			}})
 		}
 	}
@@ -198,7 +128,7 @@ func (r *run) batch(req *mlflow.LogBatch, single bool) ([]*events.Event, error) 
 		for i, m := range chunk {
 			points[i] = events.Point{Key: m.Key, Value: m.Value, Timestamp: m.Timestamp, Step: m.Step, Link: metricLink(m.Link)}
 		}
-		out = append(out, &events.Event{Data: &events.Event_MetricsLogged{MetricsLogged: events.NewMetricsLogged(r.id(), points)}})
+		out = append(out, &events.Event{Data: &events.Event_MetricsLogged{MetricsLogged: events.NewMetricsLogged(r.ID(), points)}})
 	}
 	return out, nil
 }
@@ -208,21 +138,21 @@ func (r *run) deleteTag(key string) ([]*events.Event, error) {
 	if err := r.active(); err != nil {
 		return nil, err
 	}
-	if _, ok := r.tags[key]; !ok {
-		return nil, mlflow.RunTagNotFound(key, r.id())
+	if _, ok := r.Tags[key]; !ok {
+		return nil, mlflow.RunTagNotFound(key, r.ID())
 	}
-	return []*events.Event{{Data: &events.Event_RunTagDeleted{RunTagDeleted: &events.RunTagDeleted{RunId: r.id(), Key: key}}}}, nil
+	return []*events.Event{{Data: &events.Event_RunTagDeleted{RunTagDeleted: &events.RunTagDeleted{RunId: r.ID(), Key: key}}}}, nil
 }
 
 // setDeleted decides runs/delete and runs/restore.
 func (r *run) setDeleted(deleted bool) ([]*events.Event, error) {
 	switch {
-	case r.deleted == deleted || r.purge != kept:
+	case r.Deleted == deleted || r.Purge != kept:
 		return nil, nil
 	case deleted:
-		return []*events.Event{{Data: &events.Event_RunDeleted{RunDeleted: &events.RunDeleted{RunId: r.id()}}}}, nil
+		return []*events.Event{{Data: &events.Event_RunDeleted{RunDeleted: &events.RunDeleted{RunId: r.ID()}}}}, nil
 	default:
-		return []*events.Event{{Data: &events.Event_RunRestored{RunRestored: &events.RunRestored{RunId: r.id()}}}}, nil
+		return []*events.Event{{Data: &events.Event_RunRestored{RunRestored: &events.RunRestored{RunId: r.ID()}}}}, nil
 	}
 }
 
@@ -248,8 +178,8 @@ func creation(id string, x *experiment, req *mlflow.CreateRun, now int64) (*even
 		start = now
 	}
 	c := &events.RunCreated{
-		RunId: id, ExperimentId: x.id, Name: name, UserId: req.UserID, StartTime: start,
-		ArtifactUri: artifactURI(x.artifactLocation, id),
+		RunId: id, ExperimentId: x.ID, Name: name, UserId: req.UserID, StartTime: start,
+		ArtifactUri: artifactURI(x.ArtifactLocation, id),
 	}
 	for _, key := range slices.Sorted(maps.Keys(tags)) {
 		c.Tags = append(c.Tags, &events.Tag{Key: key, Value: tags[key]})

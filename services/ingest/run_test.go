@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/fold"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
@@ -20,8 +21,8 @@ const runID = "0123456789abcdef0123456789abcdef"
 // clone copies a run, so that a later change of either does not show in the other.
 func clone(r *run) *run {
 	c := *r
-	c.parameters, c.tags, c.requests = maps.Clone(r.parameters), maps.Clone(r.tags), maps.Clone(r.requests)
-	c.created = proto.CloneOf(r.created)
+	c.Parameters, c.Tags, c.requests = maps.Clone(r.Parameters), maps.Clone(r.Tags), maps.Clone(r.requests)
+	c.Created = proto.CloneOf(r.Created)
 	return &c
 }
 
@@ -65,14 +66,14 @@ func command(t *rapid.T) decision {
 // through its events, and the events keep the rules of a run.
 func TestRunDecisions(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		created, err := creation(runID, &experiment{id: "0", artifactLocation: "l"}, &mlflow.CreateRun{}, 1)
+		created, err := creation(runID, &experiment{ID: "0", ArtifactLocation: "l"}, &mlflow.CreateRun{}, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		log := []*events.Event{{Data: &events.Event_RunCreated{RunCreated: created}}}
 		r := newRun()
 		r.apply(events.Attributes{}, log[0])
-		tag := r.name // the value of the name's tag, "" when it is deleted or empty
+		tag := r.Name // the value of the name's tag, "" when it is deleted or empty
 		for range rapid.IntRange(1, 30).Draw(t, "commands") {
 			before := clone(r)
 			out, err := command(t)(r)
@@ -83,11 +84,11 @@ func TestRunDecisions(t *testing.T) {
 				t.Fatalf("an error and %d events", len(out))
 			}
 			for _, e := range out {
-				if r.deleted && e.GetRunRestored() == nil {
+				if r.Deleted && e.GetRunRestored() == nil {
 					t.Fatalf("%T of a deleted run", e.GetData())
 				}
 				for _, p := range e.GetRunParametersLogged().GetParameters() {
-					if _, ok := r.parameters[p.GetKey()]; ok {
+					if _, ok := r.Parameters[p.GetKey()]; ok {
 						t.Fatalf("parameter %s twice", p.GetKey())
 					}
 				}
@@ -104,8 +105,8 @@ func TestRunDecisions(t *testing.T) {
 					log = append(log, e)
 				}
 			}
-			if r.name == "" || tag != "" && r.name != tag {
-				t.Fatalf("the name is %q, its tag %q", r.name, tag)
+			if r.Name == "" || tag != "" && r.Name != tag {
+				t.Fatalf("the name is %q, its tag %q", r.Name, tag)
 			}
 		}
 		again := newRun()
@@ -146,7 +147,7 @@ func TestDirectoryDecisions(t *testing.T) {
 			if e == nil {
 				continue
 			}
-			about := experimentOf(e)
+			about := fold.ExperimentOf(e)
 			c := e.GetExperimentCreated()
 			if _, exists := names[about]; exists == (c != nil) {
 				t.Fatalf("%v, and experiment %s exists: %v", e, about, exists)
@@ -167,12 +168,12 @@ func TestDirectoryDecisions(t *testing.T) {
 			d.apply(events.Attributes{}, e)
 		}
 		for id, name := range names {
-			if exp := d.byID[id]; exp.name != name || exp.deleted != deleted[id] || d.byName[name] != exp {
+			if exp := d.ByID[id]; exp.Name != name || exp.Deleted != deleted[id] || d.ByName[name] != exp {
 				t.Fatalf("experiment %s is %+v, want name %s, deleted %v", id, exp, name, deleted[id])
 			}
 		}
-		if len(d.byName) != len(names) || len(d.byID) != len(names) {
-			t.Fatalf("%d names and %d ids of %d experiments", len(d.byName), len(d.byID), len(names))
+		if len(d.ByName) != len(names) || len(d.ByID) != len(names) {
+			t.Fatalf("%d names and %d ids of %d experiments", len(d.ByName), len(d.ByID), len(names))
 		}
 	})
 }
@@ -233,7 +234,7 @@ func TestRunCacheIsBounded(t *testing.T) {
 func grow(r *run, parameters int) {
 	e := &events.RunParametersLogged{}
 	for i := range parameters {
-		e.Parameters = append(e.Parameters, &events.Parameter{Key: fmt.Sprint(len(r.parameters), "-", i), Value: strings.Repeat("v", 50)})
+		e.Parameters = append(e.Parameters, &events.Parameter{Key: fmt.Sprint(len(r.Parameters), "-", i), Value: strings.Repeat("v", 50)})
 	}
 	r.apply(events.New("", "", time.Now()), &events.Event{Data: &events.Event_RunParametersLogged{RunParametersLogged: e}})
 }

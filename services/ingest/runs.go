@@ -58,8 +58,8 @@ func (s *Service) createRun(c echo.Context) error {
 	}
 	var made mlflow.Run
 	pos, err := s.shardOf(id).create(ctx, a, created, func(r *run) {
-		made = mlflow.Run{Info: r.info(), Inputs: &mlflow.RunInputs{}}
-		for _, t := range r.created.GetTags() {
+		made = mlflow.Run{Info: r.Info(), Inputs: &mlflow.RunInputs{}}
+		for _, t := range r.Created.GetTags() {
 			made.Data.Tags = append(made.Data.Tags, mlflow.Tag{Key: t.GetKey(), Value: t.GetValue()})
 		}
 	})
@@ -111,7 +111,7 @@ func (s *Service) updateRun(c echo.Context) error {
 	var info mlflow.RunInfo
 	pos, err := s.shardOf(req.RunID).do(c.Request().Context(), req.RunID, a,
 		func(r *run) ([]*events.Event, error) { return r.update(req) },
-		func(r *run) { info = r.info() })
+		func(r *run) { info = r.Info() })
 	if err != nil {
 		return err
 	}

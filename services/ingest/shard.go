@@ -48,7 +48,7 @@ type decision func(r *run) ([]*events.Event, error)
 // is after the command.
 func (s *shard) do(ctx context.Context, id string, a events.Attributes, decide decision, done func(*run)) (eventlog.Position, error) {
 	return s.doAny(ctx, id, a, func(r *run) ([]*events.Event, error) {
-		if r.purge != kept {
+		if r.Purge != kept {
 			return nil, mlflow.RunNotFound(id)
 		}
 		return decide(r)
@@ -103,7 +103,7 @@ func (s *shard) create(ctx context.Context, a events.Attributes, created *events
 				return err
 			}
 			if existing != nil {
-				if existing.purge != kept {
+				if existing.Purge != kept {
 					return mlflow.RunNotFound(created.GetRunId())
 				}
 				if _, err := existing.requests.seen(a.IdempotencyKey); err != nil {
@@ -113,7 +113,7 @@ func (s *shard) create(ctx context.Context, a events.Attributes, created *events
 				return nil
 			}
 		}
-		r.created = created
+		r.Created = created
 		if err := s.append(b, r, a, []*events.Event{{Data: &events.Event_RunCreated{RunCreated: created}}}); err != nil {
 			return err
 		}
@@ -125,9 +125,9 @@ func (s *shard) create(ctx context.Context, a events.Attributes, created *events
 // append adds events to the batch, and then to the run. All expect that the
 // run's state is what they were decided on.
 func (s *shard) append(b *eventlog.Batch, r *run, a events.Attributes, out []*events.Event) error {
-	id := r.id()
-	meta := events.RunSubject(s.index, r.created.GetExperimentId(), id, events.KindMeta)
-	metric := events.RunSubject(s.index, r.created.GetExperimentId(), id, events.KindMetric)
+	id := r.ID()
+	meta := events.RunSubject(s.index, r.Created.GetExperimentId(), id, events.KindMeta)
+	metric := events.RunSubject(s.index, r.Created.GetExperimentId(), id, events.KindMetric)
 	expect := eventlog.Expect{Subject: meta, Seq: r.lastSeq}
 	attrs := make([]events.Attributes, len(out))
 	for i, e := range out {
@@ -172,7 +172,7 @@ func (s *shard) find(ctx context.Context, id string) (r *run, fresh bool, err er
 
 // refresh returns the state of a run of which r may be an old one.
 func (s *shard) refresh(ctx context.Context, id string, r *run) (*run, error) {
-	_, last, err := s.log.LastFor(ctx, s.stream, events.RunSubject(s.index, r.created.GetExperimentId(), id, events.KindMeta))
+	_, last, err := s.log.LastFor(ctx, s.stream, events.RunSubject(s.index, r.Created.GetExperimentId(), id, events.KindMeta))
 	if err != nil || last == r.lastSeq {
 		return r, err
 	}
