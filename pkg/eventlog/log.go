@@ -278,19 +278,41 @@ func (l *Log) Run(ctx context.Context, id string) (*events.RunCreated, error) {
 
 // Runs returns the ids of all runs of an experiment in a shard, in no order.
 func (l *Log) Runs(ctx context.Context, shard int, experimentID string) ([]string, error) {
-	s, err := l.stream(events.RunsStream(shard))
+	counts, err := l.Counts(ctx, events.RunsStream(shard), events.RunSubject(shard, experimentID, events.Any, events.KindMeta))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("runs of experiment %s: %w", experimentID, err)
 	}
-	info, err := s.Info(ctx, jetstream.WithSubjectFilter(events.RunSubject(shard, experimentID, events.Any, events.KindMeta)))
-	if err != nil {
-		return nil, fmt.Errorf("runs of experiment %s: %w: %w", experimentID, err, ErrUnavailable)
-	}
-	ids := make([]string, 0, len(info.State.Subjects))
-	for subject := range info.State.Subjects {
+	ids := make([]string, 0, len(counts))
+	for subject := range counts {
 		ids = append(ids, events.RunOfSubject(subject))
 	}
 	return ids, nil
+}
+
+// Counts returns how many events there are on each of the subjects that filter
+// matches.
+func (l *Log) Counts(ctx context.Context, stream, filter string) (map[string]uint64, error) {
+	s, err := l.stream(stream)
+	if err != nil {
+		return nil, err
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(filter))
+	if err != nil {
+		return nil, fmt.Errorf("count the events of %s on %s: %w: %w", stream, filter, err, ErrUnavailable)
+	}
+	return info.State.Subjects, nil
+}
+
+// Since returns how long ago the event with a sequence was logged, by the clock
+// of who logged it; 0 when the stream has none with that sequence.
+func (l *Log) Since(ctx context.Context, stream string, seq uint64) (time.Duration, error) {
+	for rec, err := range l.Read(ctx, stream, "", seq, seq) {
+		if err != nil {
+			return 0, err
+		}
+		return max(time.Since(rec.Time), 0), nil
+	}
+	return 0, nil
 }
 
 func (l *Log) stream(name string) (jetstream.Stream, error) {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/labstack/echo-contrib/echoprometheus"
@@ -28,12 +29,14 @@ import (
 const (
 	HeaderIdempotencyKey = "Idempotency-Key"
 	HeaderReason         = "Runledger-Reason"
-	HeaderStream         = "Runledger-Stream"     // of a write
-	HeaderSeq            = "Runledger-Seq"        // of a write; of a read of one model, the last event about it
-	HeaderExpectSeq      = "Runledger-Expect-Seq" // of a write to the registry: only if that is the last event about the model
-	HeaderWatermark      = "Runledger-Watermark"  // of a read
-	HeaderAsOf           = "Runledger-As-Of"      // of a read of the registry's past: after how many entries
-	HeaderStale          = "Runledger-Stale"      // of a read that did not wait long enough
+	HeaderStream         = "Runledger-Stream"      // of a write
+	HeaderSeq            = "Runledger-Seq"         // of a write; of a read of one model, the last event about it
+	HeaderExpectSeq      = "Runledger-Expect-Seq"  // of a write to the registry: only if that is the last event about the model
+	HeaderWatermark      = "Runledger-Watermark"   // of a read
+	HeaderAsOf           = "Runledger-As-Of"       // of a read of the registry's past: after how many entries
+	HeaderAllowStale     = "Runledger-Allow-Stale" // of a request for a read: "true" asks for old data rather than for none
+	HeaderStale          = "Runledger-Stale"       // "true" of such a read whose data are old
+	HeaderAge            = "Runledger-Age"         // of such a read: for how many seconds events may be missing
 )
 
 // MLflowVersion is the version of MLflow's API that is spoken, as /version
@@ -223,6 +226,21 @@ func Attributes(ec echo.Context, source string) events.Attributes {
 func Actor(ec echo.Context) string {
 	user, _, _ := ec.Request().BasicAuth()
 	return user
+}
+
+// AllowsStale reports whether the client takes old data when there are no others
+// in time. Nobody else is given any.
+func AllowsStale(ec echo.Context) bool { return ec.Request().Header.Get(HeaderAllowStale) == "true" }
+
+// TellStale says in the answer that its data are old, and how old: age is how long
+// ago the first event was logged that they may lack, negative when that is not
+// known.
+func TellStale(ec echo.Context, age time.Duration) {
+	h := ec.Response().Header()
+	h.Set(HeaderStale, "true")
+	if age >= 0 {
+		h.Set(HeaderAge, strconv.FormatFloat(age.Seconds(), 'f', 3, 64))
+	}
 }
 
 // serverInfo answers what clients ask before they use what not every server

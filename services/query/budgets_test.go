@@ -109,6 +109,7 @@ func TestAClientThatGoesAwayEndsItsQuery(t *testing.T) {
 func TestSweepsLeaveRoomForOthers(t *testing.T) {
 	f := newFixture(t)
 	f.project()
+	f.service.ReadRunsFromTables()
 	f.insertExperiments(testExperiment{id: 1, name: "x"})
 	var ids []string
 	for range 30 {

@@ -4,8 +4,9 @@
 // A client that got its write acknowledged sees it in its next read: before a
 // read the service asks the log for the last sequence of the subjects it is
 // about to read, and waits until the projector's watermark has reached it. When
-// that takes too long it answers with what the tables have, and says so in the
-// header Runledger-Stale.
+// that takes too long it refuses the read as TEMPORARILY_UNAVAILABLE; only a client
+// that asks for old data gets what the tables have. Experiments, and runs of few
+// events, are read from the log itself.
 //
 // # Searches
 //

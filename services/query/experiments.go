@@ -1,14 +1,12 @@
 package query
 
 import (
-	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/filter"
+	"github.com/runledger/runledger/pkg/fold"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
@@ -31,10 +29,7 @@ func scanExperiment(scan func(...any) error, more ...any) (mlflow.Experiment, er
 		&id, &e.Name, &e.ArtifactLocation, &e.LifecycleStage, &e.CreationTime, &e.LastUpdateTime, &tags,
 	}, more...)...)
 	e.ExperimentID = formatExperimentID(id)
-	for key, value := range tags {
-		e.Tags = append(e.Tags, mlflow.Tag{Key: key, Value: value})
-	}
-	slices.SortFunc(e.Tags, func(a, b mlflow.Tag) int { return strings.Compare(a.Key, b.Key) })
+	e.Tags = fold.Tags(tags)
 	return e, err
 }
 
@@ -51,18 +46,7 @@ func (s *Service) getExperiment(ec echo.Context) error {
 	if err != nil {
 		return notFound
 	}
-	ctx := ec.Request().Context()
-	at, err := s.fresh.ofExperiment(ctx, id)
-	if err != nil {
-		return err
-	}
-	if at.Seq == 0 {
-		return notFound
-	}
-	var st statement
-	st.write("SELECT ", experimentFields, " FROM experiments FINAL WHERE experiment_id = ", st.bind("UInt64", id),
-		" AND ", lifecycle("lifecycle", mlflow.ViewAll))
-	return s.oneExperiment(ec, at, &st, notFound)
+	return s.answerExperiment(ec, func(x *fold.Experiments) (*fold.Experiment, bool) { return x.Find(formatExperimentID(id)) }, notFound)
 }
 
 func (s *Service) getExperimentByName(ec echo.Context) error {
@@ -70,42 +54,10 @@ func (s *Service) getExperimentByName(ec echo.Context) error {
 	if err != nil {
 		return err
 	}
-	at, err := s.fresh.ofExperiments(ec.Request().Context())
-	if err != nil {
-		return err
-	}
-	var st statement
-	st.write("SELECT ", experimentFields, " FROM experiments FINAL WHERE name = ", st.bind("String", req.ExperimentName),
-		" AND ", lifecycle("lifecycle", mlflow.ViewAll), " ORDER BY lifecycle, experiment_id LIMIT 1")
-	return s.oneExperiment(ec, at, &st, mlflow.ExperimentNameNotFound(req.ExperimentName))
-}
-
-// oneExperiment answers with the experiment that a statement finds once the
-// tables have reached a place.
-func (s *Service) oneExperiment(ec echo.Context, at eventlog.Position, st *statement, notFound error) error {
-	fresh, err := s.fresh.await(ec, at)
-	if err != nil {
-		return err
-	}
-	ctx := ec.Request().Context()
-	leave, err := s.db.enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	var found *mlflow.Experiment
-	err = s.db.each(ctx, st, func(scan func(...any) error) error {
-		e, err := scanExperiment(scan)
-		found = &e
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if found == nil {
-		return missing(fresh, notFound)
-	}
-	return mlflow.WriteJSON(ec.Response(), mlflow.ExperimentResponse{Experiment: *found})
+	return s.answerExperiment(ec, func(x *fold.Experiments) (*fold.Experiment, bool) {
+		found, ok := x.ByName[req.ExperimentName]
+		return found, ok
+	}, mlflow.ExperimentNameNotFound(req.ExperimentName))
 }
 
 func (s *Service) searchExperiments(ec echo.Context) error {

@@ -73,3 +73,16 @@ func (s *Service) AwaitMarks(seq uint64) {
 		time.Sleep(time.Millisecond)
 	}
 }
+
+// AwaitMark waits until the service has heard that a stream is projected up to seq.
+func (s *Service) AwaitMark(stream string, seq uint64) {
+	for s.fresh.reader.Watermark(stream) != seq {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// MaxLoggedEvents is up to how many events a run is read from the log.
+const MaxLoggedEvents = maxLoggedEvents
+
+// ReadRunsFromTables makes runs/get read no run from the log.
+func (s *Service) ReadRunsFromTables() { s.loggedEvents = 0 }

@@ -10,6 +10,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/httpapi"
@@ -30,8 +31,9 @@ type freshness struct {
 	reader *watermark.Reader
 	bound  time.Duration
 
-	waits prometheus.Histogram
-	stale prometheus.Counter
+	waits   prometheus.Histogram
+	stale   prometheus.Counter
+	refused prometheus.Counter
 }
 
 func newFreshness(log *eventlog.Log, reader *watermark.Reader, bound time.Duration, r prometheus.Registerer) (*freshness, error) {
@@ -44,13 +46,17 @@ func newFreshness(log *eventlog.Log, reader *watermark.Reader, bound time.Durati
 		}),
 		stale: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: "runledger", Subsystem: "query", Name: "stale_reads_total",
-			Help: "Reads that were answered before the tables held what the log had when they began.",
+			Help: "Reads that were answered from old tables, since their clients had asked for that.",
+		}),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "runledger", Subsystem: "query", Name: "late_reads_total",
+			Help: "Reads that were refused because the tables did not get in time to hold what the log had when they began.",
 		}),
 	}
 	if r == nil {
 		return f, nil
 	}
-	for _, c := range []prometheus.Collector{f.waits, f.stale} {
+	for _, c := range []prometheus.Collector{f.waits, f.stale, f.refused} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
@@ -155,8 +161,9 @@ func (f *freshness) ofShards(ctx context.Context) ([]eventlog.Position, error) {
 }
 
 // await waits until the tables have reached the places, for the service's bound
-// at most, and puts the watermarks into the headers of the answer. It reports
-// whether the tables got there.
+// at most, and puts the watermarks into the headers of the answer. When the tables
+// do not get there it returns TEMPORARILY_UNAVAILABLE, unless the client takes old
+// data: the answer then says how old, and fresh is false.
 func (f *freshness) await(ec echo.Context, places ...eventlog.Position) (fresh bool, err error) {
 	request := ec.Request().Context()
 	ctx, cancel := context.WithTimeout(request, f.bound)
@@ -171,15 +178,43 @@ func (f *freshness) await(ec echo.Context, places ...eventlog.Position) (fresh b
 	if err := request.Err(); err != nil {
 		return false, err
 	}
+	var late []eventlog.Position // how far the tables are that are behind
 	marks := make([]string, len(places))
 	for i, p := range places {
-		marks[i] = fmt.Sprintf("%s=%d", p.Stream, f.reader.Watermark(p.Stream))
+		at := f.reader.Watermark(p.Stream)
+		if at < p.Seq {
+			late = append(late, eventlog.Position{Stream: p.Stream, Seq: at})
+		}
+		marks[i] = fmt.Sprintf("%s=%d", p.Stream, at)
 	}
 	slices.Sort(marks)
 	ec.Response().Header().Set(httpapi.HeaderWatermark, strings.Join(marks, ", "))
-	if behind != nil {
-		f.stale.Inc()
-		ec.Response().Header().Set(httpapi.HeaderStale, "true")
+	switch {
+	case behind == nil:
+		return true, nil
+	case !httpapi.AllowsStale(ec):
+		f.refused.Inc()
+		return false, apierr.Wrap(behind, apierr.TemporarilyUnavailable,
+			"The tables do not have the newest writes yet, try again").WithRetryAfter(retryAfter)
 	}
-	return behind == nil, nil
+	f.stale.Inc()
+	age, err := f.age(request, late)
+	if err != nil {
+		return false, err
+	}
+	httpapi.TellStale(ec, age)
+	return false, nil
+}
+
+// age returns how long ago the first event was logged that tables which are at
+// these places lack.
+func (f *freshness) age(ctx context.Context, places []eventlog.Position) (age time.Duration, err error) {
+	for _, p := range places {
+		since, err := f.log.Since(ctx, p.Stream, p.Seq+1)
+		if err != nil {
+			return 0, err
+		}
+		age = max(age, since)
+	}
+	return age, nil
 }

@@ -146,7 +146,12 @@ func (f *fixture) announce(seq uint64) (again func(seq uint64)) {
 // publish appends an event, and returns its place.
 func (f *fixture) publish(subject string, e *events.Event) eventlog.Position {
 	f.t.Helper()
-	msg, err := events.Encode(subject, events.New("test", "", time.Now()), e)
+	return f.publishAt(time.Now(), subject, e)
+}
+
+func (f *fixture) publishAt(at time.Time, subject string, e *events.Event) eventlog.Position {
+	f.t.Helper()
+	msg, err := events.Encode(subject, events.New("test", "", at), e)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -199,17 +204,55 @@ func (r testRun) uuid() uuid.UUID {
 	return id
 }
 
-// insert writes runs into the tables, and their creation into the log.
+// insert writes runs into the tables and into the log.
 func (f *fixture) insert(runs ...testRun) []testRun {
 	f.t.Helper()
 	for i := range runs {
 		runs[i] = runs[i].withDefaults()
-		r := runs[i]
-		_, subject := f.log.RunSubject(strconv.FormatUint(r.experiment, 10), r.id, events.KindMeta)
-		f.publish(subject, &events.Event{Data: &events.Event_RunCreated{RunCreated: &events.RunCreated{RunId: r.id}}})
+		f.logRun(runs[i])
 	}
 	f.insertRows(runs)
 	return runs
+}
+
+// logRun writes a run into the log alone.
+func (f *fixture) logRun(r testRun) {
+	f.t.Helper()
+	experiment := strconv.FormatUint(r.experiment, 10)
+	_, meta := f.log.RunSubject(experiment, r.id, events.KindMeta)
+	_, metric := f.log.RunSubject(experiment, r.id, events.KindMetric)
+	created := &events.RunCreated{
+		RunId: r.id, ExperimentId: experiment, Name: r.name, UserId: r.user, StartTime: r.start, ArtifactUri: r.artifactURI,
+	}
+	for key, value := range r.tags {
+		created.Tags = append(created.Tags, &events.Tag{Key: key, Value: value})
+	}
+	f.publish(meta, &events.Event{Data: &events.Event_RunCreated{RunCreated: created}})
+	if r.status != "RUNNING" || r.end != 0 {
+		status := events.RunStatus(events.RunStatus_value["RUN_STATUS_"+r.status])
+		updated := &events.RunUpdated{RunId: r.id, Status: &status}
+		if r.end != 0 {
+			updated.EndTime = &r.end
+		}
+		f.publish(meta, &events.Event{Data: &events.Event_RunUpdated{RunUpdated: updated}})
+	}
+	if len(r.params) > 0 {
+		logged := &events.RunParametersLogged{RunId: r.id}
+		for key, value := range r.params {
+			logged.Parameters = append(logged.Parameters, &events.Parameter{Key: key, Value: value})
+		}
+		f.publish(meta, &events.Event{Data: &events.Event_RunParametersLogged{RunParametersLogged: logged}})
+	}
+	if r.deleted {
+		f.publish(meta, &events.Event{Data: &events.Event_RunDeleted{RunDeleted: &events.RunDeleted{RunId: r.id}}})
+	}
+	if len(r.metrics) > 0 {
+		var points []events.Point
+		for _, p := range r.metrics {
+			points = append(points, events.Point{Key: p.key, Value: p.value, Timestamp: p.timestamp, Step: p.step})
+		}
+		f.publish(metric, &events.Event{Data: &events.Event_MetricsLogged{MetricsLogged: events.NewMetricsLogged(r.id, points)}})
+	}
 }
 
 func (f *fixture) insertRows(runs []testRun) {
@@ -322,7 +365,15 @@ func (f *fixture) insertExperiments(experiments ...testExperiment) {
 	f.t.Helper()
 	for _, x := range experiments {
 		id := strconv.FormatUint(x.id, 10)
-		f.publish(events.ExperimentSubject(id), &events.Event{Data: &events.Event_ExperimentCreated{ExperimentCreated: &events.ExperimentCreated{ExperimentId: id}}})
+		created := &events.ExperimentCreated{ExperimentId: id, Name: x.name, ArtifactLocation: "mlflow-artifacts:/" + id}
+		for key, value := range x.tags {
+			created.Tags = append(created.Tags, &events.Tag{Key: key, Value: value})
+		}
+		f.publishAt(time.UnixMilli(x.created), events.ExperimentSubject(id), &events.Event{Data: &events.Event_ExperimentCreated{ExperimentCreated: created}})
+		if x.deleted {
+			f.publishAt(time.UnixMilli(x.lastUpdate), events.ExperimentSubject(id),
+				&events.Event{Data: &events.Event_ExperimentDeleted{ExperimentDeleted: &events.ExperimentDeleted{ExperimentId: id}}})
+		}
 	}
 	f.batch("INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle, creation_time, last_update_time, tags, seq)", func(b driver.Batch) error {
 		for _, x := range experiments {

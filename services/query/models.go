@@ -2,7 +2,6 @@ package query
 
 import (
 	"context"
-	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/filter"
+	"github.com/runledger/runledger/pkg/fold"
 	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
@@ -44,21 +44,11 @@ func scanModel(scan func(...any) error, more ...any) (mlflow.LoggedModel, error)
 		&m.Info.CreationTimestamp, &m.Info.LastUpdatedTimestamp, &params, &tags,
 	}, more...)...)
 	m.Info.ExperimentID, m.Info.Status = formatExperimentID(experiment), modelStatuses[status]
-	m.Info.Tags = sortedTags(tags)
-	for _, t := range sortedTags(params) {
+	m.Info.Tags = fold.Tags(tags)
+	for _, t := range fold.Tags(params) {
 		m.Data.Params = append(m.Data.Params, mlflow.Param(t))
 	}
 	return m, err
-}
-
-// sortedTags returns the tags of a map by key.
-func sortedTags(values map[string]string) []mlflow.Tag {
-	var tags []mlflow.Tag
-	for key, value := range values {
-		tags = append(tags, mlflow.Tag{Key: key, Value: value})
-	}
-	slices.SortFunc(tags, func(a, b mlflow.Tag) int { return strings.Compare(a.Key, b.Key) })
-	return tags
 }
 
 func (s *Service) getModel(ec echo.Context) error {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/filter"
+	"github.com/runledger/runledger/pkg/fold"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
@@ -71,6 +72,9 @@ func (s *Service) getRun(ec echo.Context) error {
 	experiments := parseExperimentIDs([]string{experimentID})
 	if at.Seq == 0 || len(experiments) == 0 {
 		return mlflow.RunNotFound(req.RunID)
+	}
+	if done, err := s.answerLogged(ec, experimentID, req.RunID, at); done || err != nil {
+		return err
 	}
 	experimentAt, err := s.fresh.ofExperiment(ctx, experiments[0])
 	if err != nil {
@@ -346,7 +350,7 @@ func (s *Service) fetch(ctx context.Context, runs []run) (full []mlflow.Run, too
 			var tags map[string]string
 			d := &in.Dataset
 			err := scan(&id, &d.Name, &d.Digest, &d.SourceType, &d.Source, &d.Schema, &d.Profile, &tags)
-			in.Tags = sortedTags(tags)
+			in.Tags = fold.Tags(tags)
 			to := &inputs[index[id]]
 			to.DatasetInputs = append(to.DatasetInputs, in)
 			return err

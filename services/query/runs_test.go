@@ -18,16 +18,19 @@ func TestGetRun(t *testing.T) {
 		tags:    map[string]string{"mlflow.runName": "first", "a": ""},
 		metrics: []point{{"loss", -inf, 5, -2}, {"acc", 0.5, 4, 1}},
 	})[0]
-	w := f.get("/runs/get", "run_id", run.id)
 	want := `{"run":{"info":{"run_uuid":"` + run.id + `","experiment_id":"7","run_name":"first","user_id":"ada","status":"FINISHED",` +
 		`"start_time":1000,"end_time":2000,"artifact_uri":"mlflow-artifacts:/7/r/artifacts","lifecycle_stage":"active","run_id":"` + run.id + `"},` +
 		`"data":{"metrics":[{"key":"acc","value":0.5,"timestamp":4,"step":1},{"key":"loss","value":"-Infinity","timestamp":5,"step":-2}],` +
 		`"params":[{"key":"depth","value":"3"},{"key":"lr","value":"0.1"}],"tags":[{"key":"a","value":""},{"key":"mlflow.runName","value":"first"}]},"inputs":{},"outputs":{}}}`
-	if w.Code != http.StatusOK || w.Body.String() != want {
-		t.Errorf("got %d %s\nwant %s", w.Code, w.Body, want)
-	}
-	if w.Header().Get("Runledger-Watermark") == "" || w.Header().Get("Runledger-Stale") != "" {
-		t.Errorf("headers %v", w.Header())
+	for _, from := range []string{"log", "tables"} {
+		w := f.get("/runs/get", "run_id", run.id)
+		if w.Code != http.StatusOK || w.Body.String() != want {
+			t.Errorf("from the %s: got %d %s\nwant %s", from, w.Code, w.Body, want)
+		}
+		if w.Header().Get("Runledger-Watermark") == "" || w.Header().Get("Runledger-Stale") != "" {
+			t.Errorf("from the %s: headers %v", from, w.Header())
+		}
+		f.service.ReadRunsFromTables()
 	}
 	if again := f.get("/runs/get", "run_uuid", run.id); again.Body.String() != want {
 		t.Errorf("by run_uuid: %s", again.Body)
@@ -235,6 +238,7 @@ func TestSearchRunsReadsTheCurrentRows(t *testing.T) {
 func TestRunsAreReadFromTheCopies(t *testing.T) {
 	f := newFixture(t)
 	f.project()
+	f.service.ReadRunsFromTables()
 	run := f.insert(testRun{
 		experiment: 1, params: map[string]string{"p": "1"}, tags: map[string]string{"t": "old", "gone": "x"},
 		metrics: []point{{"loss", 1, 1, 1}, {"acc", 1, 1, 1}},

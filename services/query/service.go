@@ -76,6 +76,9 @@ type Service struct {
 	db         *database
 	fresh      *freshness
 	catalogues *catalogues
+
+	experiments  *loggedExperiments
+	loggedEvents uint64 // up to how many a run is read from the log
 }
 
 // New connects to ClickHouse and begins to listen for watermarks. ClickHouse
@@ -101,7 +104,9 @@ func New(_ context.Context, c Config) (*Service, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the query service: %w", err), db.close(), reader.Close())
 	}
-	return &Service{log: c.Log, db: db, fresh: fresh, catalogues: catalogues}, nil
+	return &Service{
+		log: c.Log, db: db, fresh: fresh, catalogues: catalogues, experiments: newLoggedExperiments(c.Log, c.Wait), loggedEvents: maxLoggedEvents,
+	}, nil
 }
 
 // Register adds the routes.

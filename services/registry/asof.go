@@ -28,9 +28,9 @@ const (
 // the request asks for, or else that of read.
 func (s *Service) readAsOf(c echo.Context) (*catalog.State, error) {
 	text := c.QueryParam(fieldAsOf)
-	now := s.read(c)
-	if !c.QueryParams().Has(fieldAsOf) {
-		return now, nil
+	now, err := s.read(c)
+	if err != nil || !c.QueryParams().Has(fieldAsOf) {
+		return now, err
 	}
 	return s.stateAt(c, fieldAsOf, text, now)
 }
@@ -75,7 +75,10 @@ func (s *Service) versionAsOf(c echo.Context) (*catalog.Version, error) {
 // sizeAsOf returns how many entries there were at the moment that a request asks
 // for, ledger.All when it asks for none.
 func (s *Service) sizeAsOf(c echo.Context) (uint64, error) {
-	now := s.read(c)
+	now, err := s.read(c)
+	if err != nil {
+		return 0, err
+	}
 	if !c.QueryParams().Has(fieldAsOf) {
 		return ledger.All, nil
 	}

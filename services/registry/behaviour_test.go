@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/natsserver"
@@ -478,10 +480,8 @@ func TestAnEventThatDoesNotFit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	read := s.send("GET", "registered-models/get", fields{"name": "m"})
-	if read.status != 200 || read.header.Get("Runledger-Stale") != "true" {
-		t.Fatalf("read: %d %v", read.status, read.header)
-	}
+	checkOldOnlyWhenAsked(t, s, "m", true)
+	everyReadIsRefused(t, s)
 	write := s.send("POST", "registered-models/create", fields{"name": "n"})
 	if write.status != 503 || write.header.Get("Retry-After") == "" {
 		t.Fatalf("write: %d %v %v", write.status, write.header, write.body)
@@ -491,7 +491,53 @@ func TestAnEventThatDoesNotFit(t *testing.T) {
 	}
 }
 
-// While the log is away reads go on, and say that they may be stale.
+// everyReadIsRefused fails the test unless each route that reads the registry is
+// refused while the ledger is behind.
+func everyReadIsRefused(t *testing.T, s *server) {
+	t.Helper()
+	queries := map[string]string{
+		"/registered-models/get": "name=m", "/registered-models/get-latest-versions": "name=m", "/registered-models/alias": "name=m&alias=a",
+		"/model-versions/get": "name=m&version=1", "/model-versions/get-download-uri": "name=m&version=1",
+		"/api/v1/registry/proofs/inclusion": "entry=0", "/api/v1/registry/proofs/consistency": "from=1", "/api/v1/models/:name/lineage": "version=1",
+	}
+	place := strings.NewReplacer(":name", "m", ":version", "1", ":id", uuid.NewString(), ":target", "Production")
+	for _, route := range s.echo.Routes() {
+		reads := route.Method == http.MethodGet || strings.HasSuffix(route.Path, "/get-latest-versions")
+		if !reads || !strings.Contains(route.Path, "/mlflow/") && !strings.HasPrefix(route.Path, "/api/v1/") || strings.HasSuffix(route.Path, "/server-info") {
+			continue
+		}
+		path := place.Replace(route.Path)
+		for suffix, query := range queries {
+			if strings.HasSuffix(route.Path, suffix) && route.Method == http.MethodGet {
+				path += "?" + query
+			}
+		}
+		var body map[string]any
+		if route.Method == http.MethodPost {
+			body = fields{"name": "m"}
+		}
+		if got := s.raw(route.Method, path, body); got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" {
+			t.Errorf("%s %s: %d %v", route.Method, path, got.status, got.body)
+		}
+	}
+}
+
+// checkOldOnlyWhenAsked fails the test unless a read of a model is refused while
+// the ledger is behind, and answered to who takes old data; the answer says how old
+// they are if the log is there to say it.
+func checkOldOnlyWhenAsked(t *testing.T, s *server, model string, aged bool) {
+	t.Helper()
+	read := s.send("GET", "registered-models/get", fields{"name": model})
+	if read.status != http.StatusServiceUnavailable || read.header.Get("Retry-After") == "" || read.body["error_code"] != "TEMPORARILY_UNAVAILABLE" {
+		t.Errorf("read: %d %v %v", read.status, read.header, read.body)
+	}
+	old := s.send("GET", "registered-models/get", fields{"name": model}, "Runledger-Allow-Stale", "true")
+	if old.status != http.StatusOK || old.header.Get("Runledger-Stale") != "true" || (old.header.Get("Runledger-Age") != "") != aged {
+		t.Errorf("read of old data: %d %v %v", old.status, old.header, old.body)
+	}
+}
+
+// While the log is away nothing fresh can be read.
 func TestTheLogIsAway(t *testing.T) {
 	n, err := natsserver.Start(t.Context(), natsserver.Config{DataDir: t.TempDir()})
 	if err != nil {
@@ -502,10 +548,7 @@ func TestTheLogIsAway(t *testing.T) {
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
-	read := s.send("GET", "registered-models/get", fields{"name": "m"})
-	if read.status != http.StatusOK || read.header.Get("Runledger-Stale") != "true" {
-		t.Fatalf("read: %d %v", read.status, read.header)
-	}
+	checkOldOnlyWhenAsked(t, s, "m", false)
 	if err := s.service.Ready(t.Context()); err == nil {
 		t.Fatal("ready without a log")
 	}

@@ -17,7 +17,8 @@ import (
 )
 
 // checkRefused fails the test unless a command is refused with 503 and
-// Retry-After, readiness fails, and reads are answered, all within a bound.
+// Retry-After, readiness fails, and reads are answered only to who takes old data,
+// all within a bound.
 func checkRefused(t *testing.T, s *server) {
 	t.Helper()
 	write := s.send("POST", "registered-models/create", fields{"name": "refused"})
@@ -27,10 +28,7 @@ func checkRefused(t *testing.T, s *server) {
 	if err := s.service.Ready(t.Context()); err == nil {
 		t.Error("ready")
 	}
-	read := s.send("GET", "registered-models/get", fields{"name": "before"})
-	if read.status != http.StatusOK || read.header.Get("Runledger-Stale") != "true" {
-		t.Errorf("read: %d %v %v", read.status, read.header, read.body)
-	}
+	checkOldOnlyWhenAsked(t, s, "before", true)
 }
 
 // The ledger's disk is full: commands are refused, and what the log took is in the

@@ -138,7 +138,11 @@ func (s *Service) setGate(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	m, err := findModel(s.read(c), name)
+	st, err := s.read(c)
+	if err != nil {
+		return err
+	}
+	m, err := findModel(st, name)
 	if err != nil {
 		return err
 	}

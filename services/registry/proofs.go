@@ -44,7 +44,9 @@ func (s *Service) registerProofs(e *echo.Echo) {
 
 // tree answers with the head of the ledger's tree, not signed.
 func (s *Service) tree(c echo.Context) error {
-	s.read(c)
+	if _, err := s.read(c); err != nil {
+		return err
+	}
 	head, err := s.ledger.Head()
 	if err != nil {
 		return err
@@ -63,7 +65,9 @@ func (s *Service) entries(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	s.read(c)
+	if _, err := s.read(c); err != nil {
+		return err
+	}
 	size := s.ledger.Size()
 	from = min(from, size)
 	var lines []byte
@@ -90,7 +94,9 @@ type inclusionResponse struct {
 // proveInclusion proves that an entry is in the tree of the first size entries,
 // all of them if none is named.
 func (s *Service) proveInclusion(c echo.Context) error {
-	s.read(c)
+	if _, err := s.read(c); err != nil {
+		return err
+	}
 	size, err := s.sizeParam(c, "size")
 	if err != nil {
 		return err
@@ -128,7 +134,9 @@ type consistencyResponse struct {
 // proveConsistency proves that the tree of the first to entries contains that of
 // the first from.
 func (s *Service) proveConsistency(c echo.Context) error {
-	s.read(c)
+	if _, err := s.read(c); err != nil {
+		return err
+	}
 	to, err := s.sizeParam(c, "to")
 	if err != nil {
 		return err
@@ -157,8 +165,8 @@ func (s *Service) proveConsistency(c echo.Context) error {
 
 // signHead signs the head of the present tree, and answers with the note.
 func (s *Service) signHead(c echo.Context) error {
-	if state, fresh := s.current(c.Request().Context()); !fresh {
-		return apierr.Errorf(apierr.TemporarilyUnavailable, "The registry's ledger is late, at event %d", state.Seq()).WithRetryAfter(retryLast)
+	if _, err := s.current(c.Request().Context()); err != nil {
+		return err
 	}
 	signed, isNew, err := s.sign()
 	if err != nil {

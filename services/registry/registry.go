@@ -22,6 +22,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/httpapi"
@@ -44,6 +45,8 @@ const (
 	commandQueue = 1024
 	// waitLimit bounds how long an answer waits for the ledger to follow the log.
 	waitLimit = 5 * time.Second
+	// ageLimit bounds how long it takes to find out how old an old answer is.
+	ageLimit = time.Second
 	// readyLimit bounds how far the ledger of a ready registry is behind.
 	readyLimit = 2 * time.Second
 )
@@ -246,31 +249,45 @@ func (s *Service) Register(e *echo.Echo) {
 	e.GET("/api/v1/webhooks/:id/deliveries", s.webhookAttempts)
 }
 
-// read returns the state that an answer is made from: the log's present one, or
-// after waitLimit the one that there is, which the answer then says of itself.
-func (s *Service) read(c echo.Context) *catalog.State {
-	state, fresh := s.current(c.Request().Context())
-	h := c.Response().Header()
-	h.Set(httpapi.HeaderWatermark, fmt.Sprintf("%s=%d", events.StreamRegistry, state.Seq()))
-	if !fresh {
-		h.Set(httpapi.HeaderStale, "true")
+// read returns the state that an answer is made from: the log's present one. When
+// the ledger does not get there within waitLimit it returns TEMPORARILY_UNAVAILABLE,
+// unless the client takes an old one, which the answer then says of itself.
+func (s *Service) read(c echo.Context) (*catalog.State, error) {
+	ctx := c.Request().Context()
+	state, err := s.current(ctx)
+	c.Response().Header().Set(httpapi.HeaderWatermark, fmt.Sprintf("%s=%d", events.StreamRegistry, state.Seq()))
+	if err == nil {
+		return state, nil
 	}
-	return state
+	if !httpapi.AllowsStale(c) {
+		return nil, err
+	}
+	s.logger.Warn("registry: stale answer", slog.Any("error", err))
+	ctx, cancel := context.WithTimeout(ctx, ageLimit)
+	defer cancel()
+	age, err := s.log.Since(ctx, events.StreamRegistry, state.Seq()+1)
+	if err != nil {
+		age = -1 // without the log nobody knows
+	}
+	httpapi.TellStale(c, age)
+	return state, nil
 }
 
 // current returns the log's present state, or after waitLimit the one that there
-// is, which is not fresh.
-func (s *Service) current(ctx context.Context) (state *catalog.State, fresh bool) {
+// is and why it is not the present one: a TEMPORARILY_UNAVAILABLE.
+func (s *Service) current(ctx context.Context) (*catalog.State, error) {
 	ctx, cancel := context.WithTimeout(ctx, waitLimit)
 	defer cancel()
 	last, err := s.log.LastSeq(ctx, events.StreamRegistry)
 	if err == nil {
 		err = s.wait(ctx, last)
 	}
+	state := s.ledger.State()
 	if err != nil {
-		s.logger.Warn("registry: stale answer", slog.Any("error", err))
+		err = apierr.Wrap(err, apierr.TemporarilyUnavailable,
+			fmt.Sprintf("The registry does not have the newest writes yet, only those up to event %d: try again", state.Seq())).WithRetryAfter(retryLast)
 	}
-	return s.ledger.State(), err == nil
+	return state, err
 }
 
 // wait returns nil once the ledger has the event, or why it has not.

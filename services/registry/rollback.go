@@ -102,9 +102,9 @@ func (s *Service) rollback(c echo.Context, model string) error {
 	}
 	ctx, cancel := context.WithTimeout(c.Request().Context(), pastLimit)
 	defer cancel()
-	now, fresh := s.current(ctx)
-	if !fresh {
-		return apierr.Errorf(apierr.TemporarilyUnavailable, "The registry's present state is not known").WithRetryAfter(waitLimit)
+	now, err := s.current(ctx)
+	if err != nil {
+		return err
 	}
 	r := &rollback{restore: req.Restore, reason: req.Reason}
 	if r.to, err = s.moment(c, "to", to, now); err != nil {

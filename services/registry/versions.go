@@ -98,11 +98,14 @@ func (s *Service) downloadURI(c echo.Context) error {
 	return mlflow.WriteJSON(c.Response(), mlflow.GetDownloadURIResponse{ArtifactURI: v.DownloadURI()})
 }
 
-// DownloadURI returns where the files of a model version are, as of now or as
-// close to it as the ledger gets in time. It returns MLflow's errors for a name
-// or a version that is malformed or not there.
+// DownloadURI returns where the files of a model version are now. It returns
+// MLflow's errors for a name or a version that is malformed or not there, and
+// TEMPORARILY_UNAVAILABLE when the ledger is behind.
 func (s *Service) DownloadURI(ctx context.Context, name, version string) (string, error) {
-	state, _ := s.current(ctx)
+	state, err := s.current(ctx)
+	if err != nil {
+		return "", err
+	}
 	_, v, err := findVersion(state, name, version)
 	if err != nil {
 		return "", err

@@ -146,7 +146,11 @@ func (s *Service) deleteWebhook(c echo.Context) error {
 }
 
 func (s *Service) getWebhook(c echo.Context) error {
-	w, err := findWebhook(s.read(c), httpapi.PathParam(c, "id"))
+	st, err := s.read(c)
+	if err != nil {
+		return err
+	}
+	w, err := findWebhook(st, httpapi.PathParam(c, "id"))
 	if err != nil {
 		return err
 	}
@@ -174,8 +178,12 @@ func (s *Service) listWebhooks(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	st, err := s.read(c)
+	if err != nil {
+		return err
+	}
 	var found []*catalog.Webhook
-	for w := range s.read(c).Webhooks() {
+	for w := range st.Webhooks() {
 		if req.PageToken == "" || w.Seq < after.Seq {
 			found = append(found, w)
 		}
@@ -200,7 +208,11 @@ func (s *Service) testWebhook(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	w, err := findWebhook(s.read(c), httpapi.PathParam(c, "id"))
+	st, err := s.read(c)
+	if err != nil {
+		return err
+	}
+	w, err := findWebhook(st, httpapi.PathParam(c, "id"))
 	if err != nil {
 		return err
 	}
@@ -238,7 +250,11 @@ func (s *Service) webhookAttempts(c echo.Context) error {
 		return err
 	}
 	id := httpapi.PathParam(c, "id")
-	_, unknown := findWebhook(s.read(c), id)
+	st, err := s.read(c)
+	if err != nil {
+		return err
+	}
+	_, unknown := findWebhook(st, id)
 	if unknown != nil && uuid.Validate(id) != nil {
 		return unknown
 	}
