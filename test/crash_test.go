@@ -65,6 +65,7 @@ func TestNothingAcknowledgedIsLostOrDoubledWhenKilledAgainAndAgain(t *testing.T)
 		} else {
 			p.kill(t)
 		}
+		p.mustNotRebuild(t)
 	}
 	t.Logf("%d kills in %v, %d of them before the program was up", kills, time.Since(begin).Round(time.Millisecond), starting)
 
@@ -76,7 +77,16 @@ func TestNothingAcknowledgedIsLostOrDoubledWhenKilledAgainAndAgain(t *testing.T)
 	work.verify(t, server.get())
 	p.awaitProjected(t)
 	p.stop(t, syscall.SIGTERM)
+	p.mustNotRebuild(t)
 	verifyTables(t, dir)
+}
+
+// mustNotRebuild fails the test if the program has taken its tables for damaged.
+func (p *program) mustNotRebuild(t *testing.T) {
+	t.Helper()
+	if text := p.stderr.String(); strings.Contains(text, "tables are damaged") {
+		t.Fatalf("tables are built again that nobody has damaged:\n%s", p.stderr.tail(4<<10))
+	}
 }
 
 // publish directs the workload at p once it is up, and tells whether it is

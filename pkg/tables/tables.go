@@ -33,7 +33,9 @@ func Migrate(ctx context.Context, opts *clickhouse.Options, logger *slog.Logger)
 	o.Settings = clickhouse.Settings{"async_insert": 0}
 	db := clickhouse.OpenDB(&o)
 	defer func() { err = errors.Join(err, db.Close()) }()
-	provider, err := goose.NewProvider(goose.DialectClickHouse, db, sub, goose.WithDisableGlobalRegistry(true))
+	provider, err := goose.NewProvider(goose.DialectClickHouse, db, sub, goose.WithDisableGlobalRegistry(true),
+		// The record of one that was applied may be lost; they can all be repeated.
+		goose.WithAllowOutofOrder(true))
 	if err != nil {
 		return fmt.Errorf("migrate the tables: %w", err)
 	}

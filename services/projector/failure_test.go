@@ -88,6 +88,7 @@ func TestClickHouseIsKilledUnderLoad(t *testing.T) {
 
 func TestTablesAreRebuilt(t *testing.T) {
 	w := newWorld(t)
+	w.damaged = true
 	if err := w.load(3, 5); err != nil {
 		t.Fatal(err)
 	}

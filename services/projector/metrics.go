@@ -16,6 +16,8 @@ type instruments struct {
 	insertSeconds *prometheus.HistogramVec
 	flushSeconds  *prometheus.HistogramVec
 	rollupSeconds *prometheus.HistogramVec
+	rebuilds      prometheus.Counter
+	rebuilding    prometheus.Gauge
 }
 
 func newInstruments(r prometheus.Registerer) *instruments {
@@ -43,6 +45,12 @@ func newInstruments(r prometheus.Registerer) *instruments {
 		rollupSeconds: auto.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "runledger_projector_rollup_seconds", Help: "Duration of rolling up one long series.", Buckets: buckets,
 		}, []string{"stream"}),
+		rebuilds: auto.NewCounter(prometheus.CounterOpts{
+			Name: "runledger_projector_rebuilds_total", Help: "How often damaged tables were set aside and built again from the log.",
+		}),
+		rebuilding: auto.NewGauge(prometheus.GaugeOpts{
+			Name: "runledger_projector_rebuilding", Help: "1 while damaged tables are built again from the log.",
+		}),
 	}
 }
 

@@ -97,6 +97,30 @@
 // its tombstone hides the run. Before a new holder reads the watermarks, settle
 // ends the statements of the old one.
 //
+// # What is lost
+//
+// All of this holds while the tables keep what was inserted. Whether they do is told by
+// the checkpoints: each has, for every table, the numbers of the blocks that its parts
+// held just before, which only become more (see blocks). A number that is gone is a part
+// that was lost; this is looked for when a session begins, and once a second. Rows behind
+// the checkpoint need no such record: if their part is lost, they are beyond the
+// watermark of their table, and inserted again. The blocks of roll-ups are recorded before
+// the watermark of their series is written. Rows without any checkpoint mean that it was
+// lost, since the first one is written before the first rows.
+//
+// A part that cannot be loaded is set aside by the engine, and so lost. One whose bytes
+// have changed is found by a check of the engine's checksums: after a start, once a day,
+// and when a statement has failed because of it.
+//
+// Then all tables are set aside and built again. That is simpler than to build one, and
+// faster if it is metrics: while the others are ahead of it, every point is a suspect.
+//
+// Whoever does so has the leases of all streams meanwhile, so no session runs, and says
+// that all watermarks are 0, so that readers wait. A session that has lost its lease
+// without noticing may insert into the new tables what it had made of the old ones. It
+// does not record it, since the new ones lack what was there, and leaves rows without a
+// checkpoint, which are damage.
+//
 // RunCreated must be the first event of its run, and the only one: ingest sees
 // to it by an expected sequence of 0.
 package projector
@@ -106,6 +130,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -160,6 +185,10 @@ type Config struct {
 	FlushBytes int
 	FlushAge   time.Duration
 
+	// CheckEvery is how often all parts of the tables are compared with their
+	// checksums, which reads them. 0 is a day.
+	CheckEvery time.Duration
+
 	// A series is rolled up each time it has got RollupPoints more points. 0 is
 	// 65 536.
 	RollupPoints int
@@ -178,6 +207,9 @@ type Projector struct {
 	leases  *leases
 	metrics *instruments
 	workers []*worker
+
+	suspicions chan string                 // of damage to the tables
+	rebuilding atomic.Pointer[damageError] // why the tables are built again, while they are
 }
 
 // New prepares a projector. It asks the log, but not ClickHouse, which may
@@ -194,7 +226,7 @@ func New(ctx context.Context, c Config) (*Projector, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Projector{config: c, metrics: newInstruments(c.Registerer)}
+	p := &Projector{config: c, metrics: newInstruments(c.Registerer), suspicions: make(chan string, 1)}
 	if p.leases, err = openLeases(ctx, c.Log.JetStream(), replicas, c.HolderID, c.LeaseTTL, c.Logger); err != nil {
 		return nil, err
 	}
@@ -225,6 +257,9 @@ func (c *Config) setDefaults() {
 	if c.FlushAge == 0 {
 		c.FlushAge = defaultFlushAge
 	}
+	if c.CheckEvery == 0 {
+		c.CheckEvery = defaultCheckEvery
+	}
 	if c.RollupPoints == 0 {
 		c.RollupPoints = defaultRollupPoints
 	}
@@ -245,15 +280,68 @@ func replicasOf(ctx context.Context, log *eventlog.Log) (int, error) {
 
 // Run brings the tables to this build's version, waiting for ClickHouse if
 // need be, and projects until ctx ends; it returns when all of it has stopped.
-// It returns ErrOtherLog when the tables do not belong to the log.
+// Tables that are damaged are built again. It returns ErrOtherLog when the tables do
+// not belong to the log.
 func (p *Projector) Run(ctx context.Context) error {
-	delays := backoff.NewExponentialBackOff()
-	delays.InitialInterval = 50 * time.Millisecond
-	delays.MaxInterval = 5 * time.Second
 	for {
-		err := p.migrate(ctx)
+		err := p.prepare(ctx)
 		if err == nil {
-			break
+			err = p.project(ctx)
+		}
+		damage, ok := errors.AsType[*damageError](err)
+		if !ok && !errors.Is(err, errReplaced) {
+			return err
+		}
+		for _, w := range p.workers {
+			w.update(func(s *status) { *s = status{} })
+		}
+		if !ok {
+			p.config.Logger.Info("left the tables to another projector, which builds them again")
+			continue // and wait until it has replaced them
+		}
+		p.rebuilding.Store(damage)
+		p.metrics.rebuilding.Set(1)
+		p.config.Logger.Error("the tables are built again from the log", slog.Any("reason", damage))
+		if err := p.retry(ctx, "set the damaged tables aside", func() error { return p.rebuild(ctx, damage) }); err != nil {
+			return err
+		}
+	}
+}
+
+// prepare migrates the tables.
+func (p *Projector) prepare(ctx context.Context) error {
+	err := p.retry(ctx, "migrate the tables", func() error { return p.migrate(ctx) })
+	if err == nil {
+		for _, w := range p.workers {
+			w.update(func(s *status) { s.err = nil })
+		}
+	}
+	return err
+}
+
+// project runs a session for each stream, and looks for damage.
+func (p *Projector) project(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, w := range p.workers {
+		group.Go(func() error { return w.run(ctx) })
+	}
+	group.Go(func() error { return p.watch(ctx) })
+	group.Go(func() error { return p.check(ctx) })
+	group.Go(func() error { return p.yield(ctx) })
+	return group.Wait()
+}
+
+// retry calls do until it succeeds, ctx ends, or the error is one that does not go
+// away.
+func (p *Projector) retry(ctx context.Context, what string, do func() error) error {
+	delays := newDelays()
+	for {
+		err := do()
+		if damage, ok := errors.AsType[*damageError](err); ok {
+			return damage
+		}
+		if err == nil || errors.Is(err, ErrOtherLog) {
+			return err
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -262,27 +350,35 @@ func (p *Projector) Run(ctx context.Context) error {
 		for _, w := range p.workers {
 			w.update(func(s *status) { s.err = err })
 		}
-		p.config.Logger.Warn("migrate the tables", slog.Any("error", err), slog.Duration("again_in", delay))
+		p.config.Logger.Warn(what, slog.Any("error", err), slog.Duration("again_in", delay))
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(delay):
 		}
 	}
-	for _, w := range p.workers {
-		w.update(func(s *status) { s.err = nil })
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	for _, w := range p.workers {
-		group.Go(func() error { return w.run(ctx) })
-	}
-	return group.Wait()
 }
 
-// migrate runs the migrations, one projector at a time.
+func newDelays() *backoff.ExponentialBackOff {
+	delays := backoff.NewExponentialBackOff()
+	delays.InitialInterval = 50 * time.Millisecond
+	delays.MaxInterval = 5 * time.Second
+	return delays
+}
+
+// migrate runs the migrations, one projector at a time. It returns a *damageError when
+// a table is missing all the same.
 func (p *Projector) migrate(ctx context.Context) error {
-	return p.leases.shared(ctx, migrationLease, func(ctx context.Context, _ *lease) error {
-		return tables.Migrate(ctx, p.config.ClickHouse, p.config.Logger)
+	return p.leases.shared(ctx, migrationLease, func(ctx context.Context, held *lease) error {
+		if err := tables.Migrate(ctx, p.config.ClickHouse, p.config.Logger); err != nil {
+			return err
+		}
+		st, err := dial(ctx, p.config.ClickHouse, "", held.epoch, nil)
+		if err != nil {
+			return err
+		}
+		defer st.close()
+		return st.complete(ctx)
 	})
 }
 
@@ -294,5 +390,9 @@ func (p *Projector) Ready(ctx context.Context) error {
 	for _, w := range p.workers {
 		errs = append(errs, w.ready(ctx))
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	if damage := p.rebuilding.Load(); damage != nil && err != nil {
+		return fmt.Errorf("the tables are built again from the log, since %w\n%w", damage, err)
+	}
+	return err
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 	"pgregory.net/rapid"
 
 	"github.com/runledger/runledger/pkg/chdb/chdbtest"
@@ -49,6 +50,8 @@ type world struct {
 	log  *eventlog.Log
 	conn driver.Conn
 	opts *clickhouse.Options
+
+	damaged bool // the test damages the tables
 }
 
 func newWorld(t testing.TB) *world {
@@ -77,7 +80,10 @@ func newLog(t testing.TB) (*nats.Conn, *eventlog.Log) {
 }
 
 func (w *world) config(change func(*Config)) Config {
-	c := Config{Log: w.log, Conn: w.nc, ClickHouse: w.opts, HolderID: "test", FlushAge: 5 * time.Millisecond}
+	c := Config{
+		Log: w.log, Conn: w.nc, ClickHouse: w.opts, HolderID: "test", FlushAge: 5 * time.Millisecond,
+		Registerer: prometheus.NewRegistry(),
+	}
 	if testing.Verbose() {
 		c.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
@@ -102,11 +108,30 @@ func (w *world) start(change func(*Config)) (p *Projector, stop func() error) {
 		once.Do(func() {
 			cancel()
 			err = <-done
+			if n := rebuilds(w.t, p); n > 0 && !w.damaged {
+				w.t.Errorf("the tables were built again %v times, and nobody had damaged them", n)
+			}
 		})
 		return err
 	}
 	w.t.Cleanup(func() { _ = stop() })
 	return p, stop
+}
+
+// rebuilds returns how often a projector has found the tables damaged.
+func rebuilds(t testing.TB, p *Projector) (n float64) {
+	t.Helper()
+	families, err := p.config.Registerer.(prometheus.Gatherer).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "runledger_projector_rebuilds_total" {
+			return f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	t.Fatal("the rebuilds are not counted")
+	return 0
 }
 
 // result returns what Run returned by itself.

@@ -226,6 +226,10 @@ func (r *rollups) rollUp(ctx context.Context, id seriesID, through uint64) error
 			return err
 		}
 	}
+	// The watermark counts only if the blocks are there: from here on they are missed.
+	if err := r.recordAgain(ctx, r.store); err != nil {
+		return err
+	}
 	if err := r.write(ctx, "rollup_done", of); err != nil {
 		return err
 	}

@@ -29,6 +29,20 @@ const (
 	tableCheckpoints  tableName = "checkpoints"
 )
 
+// allTables are the tables of pkg/tables.
+var allTables = []tableName{
+	tableRuns, tableAttributes, tableLatest, tableMetrics, tableRollups, tableExperiments, tableDatasets, tableRunModels,
+	tableModels, tableModelMetrics, tableArtifacts, tableAudit, tableCheckpoints,
+}
+
+func names(tables []tableName) []string {
+	list := make([]string, len(tables))
+	for i, t := range tables {
+		list[i] = string(t)
+	}
+	return list
+}
+
 // tablesOf returns the tables that a stream is projected into, in the order in
 // which they are written.
 func tablesOf(stream string) []tableName {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -37,8 +38,10 @@ type session struct {
 	fold  *folder
 	roll  *rollups // nil for a stream without metrics
 
-	incarnation string     // of the stream, "" while it is empty
+	incarnation string // of the stream, "" while it is empty
+	recording   sync.Mutex
 	last        checkpoint // as this session read or wrote it last
+	held        blocks     // as the tables had them then
 	watermark   uint64     // every table holds the stream up to it
 	target      uint64     // the watermark at which it has caught up
 
@@ -109,9 +112,24 @@ func (s *session) recover(ctx context.Context) error {
 	if err := s.store.settle(ctx); err != nil {
 		return err
 	}
+	generation, err := s.store.generation(ctx)
+	if err != nil {
+		return err
+	}
+	if s.held, err = s.store.blocks(ctx); err != nil {
+		return err
+	}
 	at, done, err := s.compare(ctx)
 	if err != nil {
 		return err
+	}
+	if err := s.store.intact(ctx); err != nil {
+		return err
+	}
+	for t, seq := range done {
+		if seq > 0 && at.incarnation == "" {
+			return &damageError{generation, fmt.Errorf("the checkpoint of %s is lost: table %s has rows up to %d", s.stream, t, seq)}
+		}
 	}
 	s.last = at
 	resume := uint64(0)
@@ -126,8 +144,8 @@ func (s *session) recover(ctx context.Context) error {
 		return err
 	}
 	s.logger.Info("projecting", slog.Uint64("from", resume+1), slog.Uint64("log", s.target))
-	if resume > at.seq {
-		return s.record(ctx, resume) // the last session ended just before it
+	if resume > at.seq || at.incarnation != "" && !at.recorded {
+		return s.record(ctx, resume) // the last session ended just before it, or was of an older build
 	}
 	return nil
 }
@@ -366,7 +384,7 @@ func (s *session) write(ctx context.Context) error {
 	if err := s.unchanged(ctx); err != nil {
 		return err
 	}
-	if s.last.incarnation == "" {
+	if s.checkpoint().incarnation == "" {
 		if s.incarnation == "" {
 			s.incarnation = s.batch[0].ID // the stream was empty: this is its first event
 		}
@@ -427,22 +445,50 @@ func (s *session) unchanged(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if at != s.last {
-		return fmt.Errorf("the checkpoint of %s is %d, this projector left it at %d", s.stream, at.seq, s.last.seq)
+	if last := s.checkpoint(); at.seq != last.seq || at.incarnation != last.incarnation {
+		return fmt.Errorf("the checkpoint of %s is %d, this projector left it at %d", s.stream, at.seq, last.seq)
 	}
 	return nil
 }
 
+func (s *session) checkpoint() checkpoint {
+	s.recording.Lock()
+	defer s.recording.Unlock()
+	return s.last
+}
+
 // record writes the checkpoint.
 func (s *session) record(ctx context.Context, seq uint64) error {
+	s.recording.Lock()
+	defer s.recording.Unlock()
+	return s.writeCheckpoint(ctx, s.store, checkpoint{seq: seq, incarnation: s.incarnation})
+}
+
+// recordAgain writes the checkpoint once more, with what the tables hold now.
+func (s *session) recordAgain(ctx context.Context, st *store) error {
+	s.recording.Lock()
+	defer s.recording.Unlock()
+	return s.writeCheckpoint(ctx, st, s.last)
+}
+
+// writeCheckpoint returns an error when the tables lack what they had at the checkpoint
+// before: they are damaged, or they are others, which have been made meanwhile. What
+// this session has written since is not to count then.
+func (s *session) writeCheckpoint(ctx context.Context, st *store, at checkpoint) error {
 	if err := s.lease.check(); err != nil {
 		return err
 	}
-	at := checkpoint{seq: seq, incarnation: s.incarnation}
-	if err := s.store.setCheckpoint(ctx, at); err != nil {
+	now, err := st.blocks(ctx)
+	if err != nil {
 		return err
 	}
-	s.last = at
+	if lost := now.lost(s.held); lost != nil {
+		return fmt.Errorf("the tables were replaced or damaged: %w", lost)
+	}
+	if err := st.setCheckpoint(ctx, at, now); err != nil {
+		return err
+	}
+	s.last, s.held = at, now
 	return nil
 }
 

@@ -3,6 +3,7 @@ package projector
 import (
 	"context"
 	"embed"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
@@ -157,6 +158,7 @@ func (s *store) settlePurges(ctx context.Context) error {
 type checkpoint struct {
 	seq         uint64
 	incarnation string
+	recorded    bool // what the tables held is with it
 }
 
 func (s *store) checkpoint(ctx context.Context, stream string) (checkpoint, error) {
@@ -164,13 +166,14 @@ func (s *store) checkpoint(ctx context.Context, stream string) (checkpoint, erro
 		c           checkpoint
 		seq         proto.ColUInt64
 		incarnation proto.ColStr
+		recorded    proto.ColUInt8
 	)
 	err := s.query(ctx, query{
 		name:   "checkpoint",
 		params: map[string]any{"stream": stream},
-		result: proto.Results{{Name: "seq", Data: &seq}, {Name: "incarnation", Data: &incarnation}},
+		result: proto.Results{{Name: "seq", Data: &seq}, {Name: "incarnation", Data: &incarnation}, {Name: "recorded", Data: &recorded}},
 		each: func(int) error {
-			c = checkpoint{seq: seq.Row(0), incarnation: incarnation.Row(0)}
+			c = checkpoint{seq: seq.Row(0), incarnation: incarnation.Row(0), recorded: recorded.Row(0) == 1}
 			return nil
 		},
 	})
@@ -262,11 +265,16 @@ func (s *store) failed(t tableName, done bool) error {
 	return s.fail(s.stream, string(t), done)
 }
 
-// setCheckpoint writes the stream's row in checkpoints.
-func (s *store) setCheckpoint(ctx context.Context, c checkpoint) error {
+// setCheckpoint writes the stream's row in checkpoints, with what the tables hold.
+func (s *store) setCheckpoint(ctx context.Context, c checkpoint, hold blocks) error {
+	parts, err := json.Marshal(hold)
+	if err != nil {
+		return fmt.Errorf("encode the blocks of the tables: %w", err)
+	}
 	var (
 		stream      = lowCardinality()
 		incarnation proto.ColStr
+		held        proto.ColBytes
 		seq, epoch  proto.ColUInt64
 		at          = new(proto.ColDateTime64).WithPrecision(proto.PrecisionMilli)
 	)
@@ -275,12 +283,14 @@ func (s *store) setCheckpoint(ctx context.Context, c checkpoint) error {
 	seq.Append(c.seq)
 	epoch.Append(s.epoch)
 	at.Append(time.Now().UTC())
+	held.Append(parts)
 	return s.insert(ctx, tableCheckpoints, proto.Input{
 		{Name: "stream", Data: stream},
 		{Name: "seq", Data: &seq},
 		{Name: "incarnation", Data: &incarnation},
 		{Name: "epoch", Data: &epoch},
 		{Name: "written_at", Data: at},
+		{Name: "parts", Data: &held},
 	})
 }
 

@@ -10,7 +10,8 @@ import (
 
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
-	"github.com/cenkalti/backoff/v5"
+
+	"github.com/runledger/runledger/pkg/chconn"
 )
 
 // worker owns the projection of one stream: it holds or waits for the lease,
@@ -53,12 +54,10 @@ func (w *worker) progress(watermark uint64, caughtUp bool) {
 	w.metrics.watermark.WithLabelValues(w.stream).Set(float64(watermark))
 }
 
-// run projects until ctx ends. It returns ErrOtherLog, and no other error: an
-// event that cannot be projected halts the worker, which then waits for ctx.
+// run projects until ctx ends. It returns ErrOtherLog or a *damageError, and no other
+// error: an event that cannot be projected halts the worker, which then waits for ctx.
 func (w *worker) run(ctx context.Context) error {
-	delays := backoff.NewExponentialBackOff()
-	delays.InitialInterval = 50 * time.Millisecond
-	delays.MaxInterval = 5 * time.Second
+	delays := newDelays()
 	for {
 		before := w.get().watermark
 		err := w.hold(ctx)
@@ -76,6 +75,11 @@ func (w *worker) run(ctx context.Context) error {
 			if migrateErr := w.migrate(ctx); migrateErr != nil {
 				err = errors.Join(err, migrateErr)
 			}
+		case chconn.IsDamage(err):
+			w.suspect(err.Error())
+		}
+		if damage, ok := errors.AsType[*damageError](err); ok && ctx.Err() == nil {
+			return damage
 		}
 		if w.get().watermark != before {
 			delays.Reset()

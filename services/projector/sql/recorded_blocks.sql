@@ -1,0 +1,1 @@
+SELECT DISTINCT parts FROM checkpoints WHERE parts != ''
