@@ -1,6 +1,7 @@
 package query
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/chconn"
+	"github.com/runledger/runledger/pkg/watermark"
 )
 
 // retryAfter is what a client is asked to wait when ClickHouse is away.
@@ -28,11 +30,13 @@ type database struct {
 	columns  *puddle.Pool[*ch.Client] // for what is read block by block
 	slotWait time.Duration
 	profiles [kinds]profile
+	report   func(damage error) // that a part of a table seems damaged
+	replaced func(context.Context) bool
 }
 
-func openDatabase(c Config) (*database, error) {
-	opts := *c.ClickHouse
-	d := &database{slotWait: c.SlotWait}
+func openDatabase(c Config, replaced func(context.Context) bool) (*database, error) {
+	opts := chconn.Impatient(c.ClickHouse, c.MaxSilence)
+	d := &database{slotWait: c.SlotWait, replaced: replaced, report: func(damage error) { _ = watermark.ReportDamage(c.NATS, damage.Error()) }}
 	requests := 0
 	for k, b := range budgets(c) {
 		d.profiles[k] = newProfile(b)
@@ -41,12 +45,12 @@ func openDatabase(c Config) (*database, error) {
 	opts.MaxOpenConns = connsPerRequest * requests
 	opts.MaxIdleConns = connsPerRequest * c.MaxRequests
 	var err error
-	if d.conn, err = clickhouse.Open(&opts); err != nil {
+	if d.conn, err = clickhouse.Open(opts); err != nil {
 		return nil, fmt.Errorf("connect to ClickHouse: %w", err)
 	}
 	d.columns, err = puddle.NewPool(&puddle.Config[*ch.Client]{
 		Constructor: func(ctx context.Context) (*ch.Client, error) {
-			return chconn.Dial(ctx, c.ClickHouse, "runledger-query")
+			return chconn.Dial(ctx, opts, "runledger-query")
 		},
 		Destructor: func(client *ch.Client) { _ = client.Close() },
 		MaxSize:    int32(opts.MaxOpenConns),
@@ -67,17 +71,20 @@ func (d *database) each(ctx context.Context, s *statement, visit func(scan func(
 	defer cancel()
 	rows, err := d.conn.Query(ctx, s.text.String(), s.args...)
 	if err != nil {
-		return databaseError(ctx, err)
+		return d.failed(ctx, err)
 	}
 	var visitErr error
 	scan := func(dest ...any) error {
 		if err := rows.Scan(dest...); err != nil {
-			return databaseError(ctx, err)
+			return d.failed(ctx, err)
 		}
 		return nil
 	}
 	for visitErr == nil && rows.Next() {
 		visitErr = visit(scan)
+	}
+	if errors.Is(visitErr, errEnough) {
+		visitErr = cmp.Or(d.same(ctx), visitErr)
 	}
 	if visitErr != nil {
 		// Nobody wants the rest: end the statement, so that Close need not read it.
@@ -86,10 +93,21 @@ func (d *database) each(ctx context.Context, s *statement, visit func(scan func(
 		return visitErr
 	}
 	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return databaseError(ctx, err)
+		return d.failed(ctx, err)
+	}
+	return d.same(ctx)
+}
+
+// same returns an error when what was read may be of tables that the request has not
+// waited for.
+func (d *database) same(ctx context.Context) error {
+	if d.replaced(ctx) {
+		return unavailable(errReplaced)
 	}
 	return nil
 }
+
+var errReplaced = errors.New("the tables were replaced")
 
 // blocks runs a statement and calls visit with the number of rows of each block
 // of its answer, which is in columns until visit returns. An error of visit ends
@@ -97,7 +115,7 @@ func (d *database) each(ctx context.Context, s *statement, visit func(scan func(
 func (d *database) blocks(ctx context.Context, s *statement, columns proto.Results, visit func(rows int) error) error {
 	conn, err := d.acquire(ctx)
 	if err != nil {
-		return databaseError(ctx, err)
+		return d.failed(ctx, err)
 	}
 	var visitErr error
 	err = conn.Value().Do(ctx, ch.Query{
@@ -121,9 +139,9 @@ func (d *database) blocks(ctx context.Context, s *statement, columns proto.Resul
 		return visitErr
 	}
 	if err != nil {
-		return databaseError(ctx, err)
+		return d.failed(ctx, err)
 	}
-	return nil
+	return d.same(ctx)
 }
 
 // probeTimeout is how long a connection that was idle may take to answer.
@@ -146,8 +164,8 @@ func (d *database) acquire(ctx context.Context) (*puddle.Resource[*ch.Client], e
 			return conn, nil
 		}
 		conn.Destroy()
-		if ctx.Err() != nil {
-			return nil, err
+		if ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, chconn.ErrSilent) {
+			return nil, errors.Join(chconn.ErrSilent, err)
 		}
 	}
 }
@@ -198,9 +216,20 @@ const (
 	codeQueryWasCancelled = 394
 )
 
+// failed is databaseError, and has the tables checked if they may be the cause.
+func (d *database) failed(ctx context.Context, err error) error {
+	if chconn.IsDamage(err) {
+		d.report(err)
+	}
+	return databaseError(ctx, err)
+}
+
 // databaseError gives an error of ClickHouse or its driver a code: what a client
 // may try again later never is an internal error.
 func databaseError(ctx context.Context, err error) error {
+	if chconn.IsDamage(err) {
+		return apierr.Wrap(err, apierr.TemporarilyUnavailable, "The tables are damaged; they are checked, and built again from the log").WithRetryAfter(retryAfter)
+	}
 	if exception, ok := errors.AsType[*clickhouse.Exception](err); ok {
 		return exceptionError(err, exception.Code)
 	}
@@ -209,6 +238,9 @@ func databaseError(ctx context.Context, err error) error {
 	}
 	if ctxErr := ctx.Err(); ctxErr != nil {
 		return errors.Join(ctxErr, err)
+	}
+	if errors.Is(err, chconn.ErrSilent) {
+		return unavailable(err)
 	}
 	var network net.Error
 	if errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||

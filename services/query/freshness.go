@@ -218,3 +218,21 @@ func (f *freshness) age(ctx context.Context, places []eventlog.Position) (age ti
 	}
 	return age, nil
 }
+
+type loweredKey struct{}
+
+// steady is a handler whose statements fail when the tables are replaced after it has
+// begun: it may have waited for the old ones, and read new ones that have little yet.
+func (s *Service) steady(h echo.HandlerFunc) echo.HandlerFunc {
+	return func(ec echo.Context) error {
+		r := ec.Request()
+		ec.SetRequest(r.WithContext(context.WithValue(r.Context(), loweredKey{}, s.fresh.reader.Lowered())))
+		return h(ec)
+	}
+}
+
+// replaced tells whether the tables were replaced after a request has begun.
+func (f *freshness) replaced(ctx context.Context) bool {
+	before, ok := ctx.Value(loweredKey{}).(uint64)
+	return ok && f.reader.Lowered() != before
+}

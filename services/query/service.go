@@ -45,6 +45,9 @@ type Config struct {
 	// time; 0 is 16. Series and audits get a quarter of it, sweeps an eighth.
 	// Further ones wait for SlotWait, a few for each that is under way.
 	MaxRequests int
+	// MaxSilence is how long ClickHouse may say nothing at all on a statement, not
+	// even how far it is, before the read is refused; 0 is 10 seconds.
+	MaxSilence time.Duration
 	// SlotWait bounds how long a request waits for others to finish before it is
 	// refused; 0 is 5 seconds.
 	SlotWait time.Duration
@@ -59,6 +62,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.MaxMemory, 1<<30)
 	setDefault(&c.MaxThreads, 4)
 	setDefault(&c.MaxRequests, 16)
+	setDefault(&c.MaxSilence, 10*time.Second)
 	setDefault(&c.SlotWait, 5*time.Second)
 	return c, nil
 }
@@ -96,7 +100,7 @@ func New(_ context.Context, c Config) (*Service, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the query service: %w", err), reader.Close())
 	}
-	db, err := openDatabase(c)
+	db, err := openDatabase(c, fresh.replaced)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the query service: %w", err), reader.Close())
 	}
@@ -111,6 +115,7 @@ func New(_ context.Context, c Config) (*Service, error) {
 
 // Register adds the routes.
 func (s *Service) Register(e *echo.Echo) {
+	e.Use(s.steady)
 	httpapi.MLflow(e, http.MethodGet, "/experiments/get", as(kindPoint, s.getExperiment))
 	httpapi.MLflow(e, http.MethodGet, "/experiments/get-by-name", as(kindPoint, s.getExperimentByName))
 	httpapi.MLflow(e, http.MethodGet, "/experiments/search", s.searchExperiments)
