@@ -15,7 +15,7 @@ func TestDeadEngineIsRestartedAndWritesGoOnMeanwhile(t *testing.T) {
 	c := p.client(t)
 	work := startWorkload(t, func() *client { return c }, seed(t), 4, 1, 0)
 	for i := range kills {
-		time.Sleep(500 * time.Millisecond)
+		work.goesOn(t, 50)
 		var engine int
 		eventually(t, startTimeout, func() string { return "the engine is not started again" }, func(context.Context) bool {
 			engine = p.engine(t)

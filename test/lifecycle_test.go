@@ -111,7 +111,7 @@ func TestSignalsEndTheServerCleanlyAndLeaveNothingBehind(t *testing.T) {
 			p := up(t, dir)
 			c := p.client(t)
 			work := startWorkload(t, func() *client { return c }, seed(t), 4, 1, 0)
-			time.Sleep(time.Second)
+			work.goesOn(t, 100)
 			if p.engine(t) == 0 {
 				t.Error("the engine is not found among the child processes")
 			}

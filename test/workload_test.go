@@ -60,6 +60,15 @@ func (c *counts) add(o outcome) {
 	}
 }
 
+// goesOn returns when a number of further writes are acknowledged.
+func (w *workload) goesOn(t *testing.T, writes int64) {
+	t.Helper()
+	before := w.counts.acked.Load()
+	eventually(t, startTimeout, func() string { return "no writes are acknowledged" }, func(context.Context) bool {
+		return w.counts.acked.Load() >= before+writes
+	})
+}
+
 // startWorkload starts writers of runs and of models. Each ends after a number
 // of operations, or at 0 operations when stop is called.
 func startWorkload(t *testing.T, server func() *client, seed uint64, writers, modelers, operations int) *workload {

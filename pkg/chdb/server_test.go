@@ -53,13 +53,16 @@ func parent(dir string) {
 	go func() { // ends with the process
 		_ = conn.Exec(context.Background(), "SELECT count() FROM numbers(1000000000000) WHERE NOT ignore(sipHash64(number)) FORMAT Null")
 	}()
-	for {
+	for deadline := time.Now().Add(eventually); ; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			fmt.Fprintln(os.Stderr, "the query does not run")
+			os.Exit(1)
+		}
 		var n uint64
 		err := conn.QueryRow(context.Background(), "SELECT count() FROM system.processes WHERE query LIKE '%1000000000000%' AND user = currentUser()").Scan(&n)
 		if err == nil && n > 1 {
 			break
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	fmt.Println(s.Pid())
 	select {}

@@ -275,8 +275,10 @@ func TestQueueIsBounded(t *testing.T) {
 	<-begun
 	nothing := func(context.Context, *eventlog.Batch) error { return nil }
 	wg.Go(func() { _, _ = lane.Do(t.Context(), nothing) })
-	for lane.Waiting() == 0 {
-		time.Sleep(time.Millisecond)
+	for deadline := time.Now().Add(time.Minute); lane.Waiting() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the command does not wait")
+		}
 	}
 	if _, err := lane.Do(t.Context(), nothing); !errors.Is(err, eventlog.ErrBusy) {
 		t.Errorf("got %v, want ErrBusy", err)

@@ -163,8 +163,8 @@ func (l *Log) Streams() []string {
 	return append(l.RunStreams(), events.StreamExperiments, events.StreamRegistry)
 }
 
-// RunSubject returns a subject of a run in this log's shards; experimentID and
-// runID may be events.Any only together with a literal runID.
+// RunSubject returns a subject of a run in this log's shards, and its stream.
+// experimentID may be events.Any; runID decides the shard, and may not.
 func (l *Log) RunSubject(experimentID, runID string, kind events.Kind) (stream, subject string) {
 	shard := events.Shard(runID, l.shards)
 	return events.RunsStream(shard), events.RunSubject(shard, experimentID, runID, kind)

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/proptest"
 )
 
 func encoded(t testing.TB) *nats.Msg {
@@ -118,7 +119,7 @@ func TestMetricColumnsAreChecked(t *testing.T) {
 }
 
 func TestPointsRoundTrip(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	proptest.Check(t, func(t *rapid.T) {
 		points := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) events.Point {
 			return events.Point{
 				Key:       rapid.SampledFrom([]string{"a", "b", "loss/train", ""}).Draw(t, "key"),
@@ -146,7 +147,7 @@ func TestPointsRoundTrip(t *testing.T) {
 }
 
 func TestAttributesAreOneHeaderLine(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	proptest.Check(t, func(t *rapid.T) {
 		a := fixedAttributes()
 		a.Actor = rapid.StringN(0, 100, 300).Draw(t, "actor")
 		a.Reason = rapid.StringN(0, 100, 300).Draw(t, "reason")

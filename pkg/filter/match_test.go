@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/runledger/runledger/pkg/filter"
+	"github.com/runledger/runledger/pkg/proptest"
 )
 
 type field struct {
@@ -77,7 +78,7 @@ func text() *rapid.Generator[string] {
 }
 
 func TestLikeAgainstRegexp(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	proptest.Check(t, func(t *rapid.T) {
 		s := text().Draw(t, "s")
 		pattern := text().Draw(t, "pattern")
 		if rapid.Bool().Draw(t, "likely to match") {
@@ -167,7 +168,7 @@ func TestMatchAgainstModel(t *testing.T) {
 		filter.OpGt: func(a, b float64) bool { return a > b },
 		filter.OpGe: func(a, b float64) bool { return a >= b },
 	}
-	rapid.Check(t, func(t *rapid.T) {
+	proptest.Check(t, func(t *rapid.T) {
 		metrics := rapid.MapOf(keys, numbers).Draw(t, "metrics")
 		tags := rapid.MapOf(keys, texts).Draw(t, "tags")
 		r := record{}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/proptest"
 )
 
 // world is what there should be: the model that the services are checked
@@ -138,7 +139,7 @@ func TestTwoServicesAgreeWithAModel(t *testing.T) {
 	log := openLog(t)
 	urls := []string{serve(t, log, 1), serve(t, log, 0)}
 	check := 0
-	rapid.Check(t, func(rt *rapid.T) {
+	proptest.Check(t, func(rt *rapid.T) {
 		check++
 		w := newWorld()
 		var created []string // runs, oldest first: their ids are random

@@ -14,6 +14,7 @@ import (
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/fold"
 	"github.com/runledger/runledger/pkg/mlflow"
+	"github.com/runledger/runledger/pkg/proptest"
 )
 
 const runID = "0123456789abcdef0123456789abcdef"
@@ -65,7 +66,7 @@ func command(t *rapid.T) decision {
 // TestRunDecisions: whatever is asked of a run, a decision changes nothing but
 // through its events, and the events keep the rules of a run.
 func TestRunDecisions(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	proptest.Check(t, func(t *rapid.T) {
 		created, err := creation(runID, &experiment{ID: "0", ArtifactLocation: "l"}, &mlflow.CreateRun{}, 1)
 		if err != nil {
 			t.Fatal(err)
@@ -122,7 +123,7 @@ func TestRunDecisions(t *testing.T) {
 // TestDirectoryDecisions: names and ids of experiments stay unique, whatever is
 // asked for.
 func TestDirectoryDecisions(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	proptest.Check(t, func(t *rapid.T) {
 		d := newDirectory()
 		names := map[string]string{} // by id
 		deleted := map[string]bool{}

@@ -26,6 +26,7 @@ import (
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/natsserver"
+	"github.com/runledger/runledger/pkg/proptest"
 	"github.com/runledger/runledger/pkg/tables"
 	"github.com/runledger/runledger/pkg/tables/foldcheck"
 	"github.com/runledger/runledger/pkg/watermark"
@@ -475,7 +476,7 @@ var errCrash = errors.New("crash")
 func TestTablesAreTheFoldOfTheLog(t *testing.T) {
 	t.Attr("covers", "metric-set")
 	t.Attr("covers", "metric-latest")
-	rapid.Check(t, func(rt *rapid.T) {
+	proptest.Check(t, func(rt *rapid.T) {
 		w := newWorld(t)
 		// No merge may collapse what was inserted twice.
 		if err := tables.Migrate(t.Context(), w.opts, nil); err != nil {

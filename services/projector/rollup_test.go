@@ -1,8 +1,10 @@
 package projector
 
 import (
+	"bytes"
 	"errors"
 	"math"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/proptest"
 )
 
 // rolled returns how many blocks there are of a series, and up to where.
@@ -40,6 +43,17 @@ func (w *world) waitRolled(run, key string, through uint64) (blocks uint64) {
 	}
 }
 
+// under reports whether a goroutine is in a function of this package.
+func under(t *testing.T, function string) bool {
+	t.Helper()
+	stacks := make([]byte, 1<<20)
+	n := runtime.Stack(stacks, true)
+	if n == len(stacks) {
+		t.Fatal("there are too many goroutines to look at")
+	}
+	return bytes.Contains(stacks[:n], []byte("projector."+function+"("))
+}
+
 func rollEvery(points int) func(*Config) {
 	return func(c *Config) { c.RollupPoints = points }
 }
@@ -48,7 +62,7 @@ func rollEvery(points int) func(*Config) {
 // and wherever their writing ends.
 func TestRollupsSayWhatThePointsSay(t *testing.T) {
 	w := newWorld(t)
-	rapid.Check(t, func(rt *rapid.T) {
+	proptest.Check(t, func(rt *rapid.T) {
 		run := newRunID()
 		w.mustPublish(w.created(run))
 		value := rapid.OneOf(rapid.Float64Range(-10, 10), rapid.SampledFrom([]float64{math.NaN(), math.Inf(1), math.Inf(-1), 0, 3}))
@@ -192,9 +206,13 @@ func TestRollupsOfAPurgedRun(t *testing.T) {
 	var armed atomic.Bool
 	release := sync.OnceFunc(func() { close(goOn) })
 	defer release()
+	var purging, wentOn atomic.Bool
 	w.start(func(c *Config) {
 		c.RollupPoints = 100
 		c.failpoint = func(_, table string, done bool) error {
+			if table != string(tableRollups) && purging.Load() {
+				wentOn.Store(true)
+			}
 			if table == string(tableRollups) && done && armed.CompareAndSwap(true, false) {
 				close(begun)
 				<-goOn
@@ -224,8 +242,10 @@ func TestRollupsOfAPurgedRun(t *testing.T) {
 	case <-time.After(eventually):
 		t.Fatal("nothing is rolled up")
 	}
+	purging.Store(true)
 	w.mustPublish(purge(between)...)
-	time.Sleep(300 * time.Millisecond) // by now the purge waits, or has gone wrong
+	// A purge that does not wait goes on to the inserts of its batch.
+	until(t, "the purge waits", func() bool { return wentOn.Load() || under(t, "(*rollups).abandon") })
 	release()
 	w.wait()
 	// A stream rolls up one series after the other.

@@ -15,6 +15,8 @@ import (
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"pgregory.net/rapid"
+
+	"github.com/runledger/runledger/pkg/proptest"
 )
 
 // auditRow is an entry, as the table and an answer have it.
@@ -97,7 +99,7 @@ func someAudit(t *rapid.T) []auditRow {
 func TestAuditFindsWhatTheFilterSays(t *testing.T) {
 	f := newFixture(t)
 	f.project()
-	rapid.Check(t, func(rt *rapid.T) {
+	proptest.Check(t, func(rt *rapid.T) {
 		if err := f.conn.Exec(t.Context(), "TRUNCATE TABLE audit"); err != nil {
 			t.Fatal(err)
 		}

@@ -307,7 +307,10 @@ func BenchmarkAudit(b *testing.B) {
 // take its time from what is measured.
 func (f *fixture) awaitMerges() {
 	f.t.Helper()
-	for quiet := 0; quiet < 5; {
+	for quiet, deadline := 0, time.Now().Add(10*time.Minute); quiet < 5; {
+		if time.Now().After(deadline) {
+			f.t.Fatal("the engine merges for more than ten minutes")
+		}
 		var merges uint64
 		if err := f.conn.QueryRow(f.t.Context(), "SELECT count() FROM system.merges").Scan(&merges); err != nil {
 			f.t.Fatal(err)

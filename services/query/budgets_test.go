@@ -82,20 +82,19 @@ func TestAClientThatGoesAwayEndsItsQuery(t *testing.T) {
 		}
 		done <- err
 	}()
-	for running() == 0 {
+	f.eventually("the query runs", func() bool {
 		select {
 		case err := <-done:
 			t.Fatalf("the request ended: %v", err)
-		case <-time.After(10 * time.Millisecond):
+		default:
 		}
-	}
+		return running() > 0
+	})
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	for running() > 0 {
-		time.Sleep(10 * time.Millisecond)
-	}
+	f.eventually("the query ends", func() bool { return running() == 0 })
 	// And its slot is free.
 	leave, err := f.service.Enter(t.Context(), true)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/runledger/runledger/pkg/proptest"
 	"github.com/runledger/runledger/services/query"
 )
 
@@ -74,7 +75,7 @@ func TestHistoryInterval(t *testing.T) {
 	f := newFixture(t)
 	f.project()
 	few := rapid.SampledFrom([]float64{0, 1, -1, math.NaN(), inf, 0.1})
-	rapid.Check(t, func(t *rapid.T) {
+	proptest.Check(t, func(t *rapid.T) {
 		runs := []string{newRunID(), newRunID(), newRunID()}
 		points := map[string][]point{}
 		for _, run := range runs[:2] {

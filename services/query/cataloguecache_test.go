@@ -18,6 +18,7 @@ import (
 
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/proptest"
 )
 
 // catalogueWorld is an experiment that is written as the projector writes it, and
@@ -314,7 +315,7 @@ func TestCatalogueProperty(t *testing.T) {
 	f := newFixture(t)
 	f.project()
 	id := uint64(0)
-	rapid.Check(t, func(t *rapid.T) {
+	proptest.Check(t, func(t *rapid.T) {
 		id++
 		f.insertExperiments(testExperiment{id: id})
 		w := &catalogueWorld{fixture: f, t: t, draw: t, id: id, ends: map[string]uint64{}}

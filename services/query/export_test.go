@@ -2,9 +2,7 @@ package query
 
 import (
 	"context"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
@@ -67,22 +65,14 @@ func (s *Service) FetchPlans(ctx context.Context, experiment uint64, ids []uuid.
 // ForgetCatalogues makes the next reads of catalogues read them whole.
 func (s *Service) ForgetCatalogues() { s.catalogues.parts.Purge() }
 
-// AwaitMarks waits until the service has heard that all shards are projected up to seq.
-func (s *Service) AwaitMarks(seq uint64) {
-	for slices.ContainsFunc(s.fresh.marks(), func(m uint64) bool { return m != seq }) {
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// AwaitMark waits until the service has heard that a stream is projected up to seq.
-func (s *Service) AwaitMark(stream string, seq uint64) {
-	for s.fresh.reader.Watermark(stream) != seq {
-		time.Sleep(time.Millisecond)
-	}
-}
-
 // MaxLoggedEvents is up to how many events a run is read from the log.
 const MaxLoggedEvents = maxLoggedEvents
 
 // ReadRunsFromTables makes runs/get read no run from the log.
 func (s *Service) ReadRunsFromTables() { s.loggedEvents = 0 }
+
+// Marks returns up to where the service has heard that the shards are projected.
+func (s *Service) Marks() []uint64 { return s.fresh.marks() }
+
+// Mark returns up to where the service has heard that a stream is projected.
+func (s *Service) Mark(stream string) uint64 { return s.fresh.reader.Watermark(stream) }

@@ -37,7 +37,7 @@ func (f *fixture) marks(held map[string]uint64) {
 		if err := a.Announce(seq); err != nil {
 			f.t.Fatal(err)
 		}
-		f.service.AwaitMark(stream, seq)
+		f.eventually("the service hears of the watermark", func() bool { return f.service.Mark(stream) == seq })
 		if err := a.Close(); err != nil {
 			f.t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -118,6 +119,16 @@ func (f *fixture) project() {
 	}
 }
 
+// eventually waits until a condition holds.
+func (f *fixture) eventually(what string, holds func() bool) {
+	f.t.Helper()
+	for deadline := time.Now().Add(time.Minute); !holds(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			f.t.Fatal("not in a minute: ", what)
+		}
+	}
+}
+
 // announce says that the tables hold all streams up to seq, and returns how to
 // say it of another and see it arrive.
 func (f *fixture) announce(seq uint64) (again func(seq uint64)) {
@@ -137,7 +148,9 @@ func (f *fixture) announce(seq uint64) (again func(seq uint64)) {
 				f.t.Fatal(err)
 			}
 		}
-		f.service.AwaitMarks(seq)
+		f.eventually("the service hears of the watermarks", func() bool {
+			return !slices.ContainsFunc(f.service.Marks(), func(m uint64) bool { return m != seq })
+		})
 	}
 	again(seq)
 	return again

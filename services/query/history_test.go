@@ -10,6 +10,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/runledger/runledger/pkg/proptest"
 	"github.com/runledger/runledger/services/query"
 )
 
@@ -104,7 +105,7 @@ func TestMetricHistoryPages(t *testing.T) {
 	f := newFixture(t)
 	f.project()
 	few := rapid.SampledFrom([]float64{0, 1, -1, math.NaN(), inf, -inf, 0.1, 0.1 + 1e-17, math.MaxFloat64})
-	rapid.Check(t, func(t *rapid.T) {
+	proptest.Check(t, func(t *rapid.T) {
 		run := newRunID()
 		points := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) point {
 			return point{"k", few.Draw(t, "value"), rapid.Int64Range(0, 3).Draw(t, "timestamp"), rapid.Int64Range(-2, 2).Draw(t, "step")}

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/proptest"
 )
 
 type wireVersion struct {
@@ -292,7 +293,7 @@ func randomRegistry(t *rapid.T) ([]*events.Event, plainRegistry) {
 func TestVersionsAreWhereTheEventsPutThem(t *testing.T) {
 	f := newFixture(t)
 	f.project()
-	rapid.Check(t, func(rt *rapid.T) {
+	proptest.Check(t, func(rt *rapid.T) {
 		if err := f.conn.Exec(t.Context(), "TRUNCATE TABLE audit"); err != nil {
 			t.Fatal(err)
 		}

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/runledger/runledger/pkg/filter"
+	"github.com/runledger/runledger/pkg/proptest"
 )
 
 // comparePoints is the order of a history: NaN after every other value.
@@ -193,7 +194,7 @@ func TestSearchRunsProperty(t *testing.T) {
 	t.Attr("covers", "search-missing")
 	f := newFixture(t)
 	f.project()
-	rapid.Check(t, func(t *rapid.T) {
+	proptest.Check(t, func(t *rapid.T) {
 		for _, table := range []string{"runs", "run_attributes", "latest_metrics"} {
 			if err := f.conn.Exec(f.t.Context(), "TRUNCATE TABLE "+table); err != nil {
 				t.Fatal(err)
@@ -257,7 +258,7 @@ func TestSearchRunsPagesWhileRunsAreWritten(t *testing.T) {
 	t.Attr("covers", "search-paging")
 	f := newFixture(t)
 	f.project()
-	rapid.Check(t, func(t *rapid.T) {
+	proptest.Check(t, func(t *rapid.T) {
 		if err := f.conn.Exec(f.t.Context(), "TRUNCATE TABLE runs"); err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/runledger/runledger/pkg/proptest"
 )
 
 // wireSeries is a series of either form.
@@ -102,7 +104,7 @@ func TestSeriesSaysWhatItsPointsSay(t *testing.T) {
 	f.project()
 	values := rapid.OneOf(rapid.SampledFrom([]float64{0, 1, -1, math.NaN(), math.Inf(1), math.Inf(-1), 1e300, 5e-324}), rapid.Float64Range(-10, 10))
 	steps := rapid.OneOf(rapid.Int64Range(-5, 30), rapid.SampledFrom([]int64{math.MinInt64, math.MaxInt64, math.MaxInt64 - 1}), rapid.Int64Range(0, 2000))
-	rapid.Check(t, func(rt *rapid.T) {
+	proptest.Check(t, func(rt *rapid.T) {
 		runs := make([]testRun, rapid.SampledFrom([]int{1, 1, 2, 3}).Draw(rt, "runs"))
 		for i := range runs {
 			runs[i] = testRun{experiment: 1, start: rapid.Int64Range(0, 500).Draw(rt, "start")}
@@ -476,7 +478,7 @@ func TestSeriesOfBlocks(t *testing.T) {
 	f := newFixture(t)
 	f.project()
 	fromBlocks := 0
-	rapid.Check(t, func(rt *rapid.T) {
+	proptest.Check(t, func(rt *rapid.T) {
 		run := testRun{experiment: 1}.withDefaults()
 		value := rapid.OneOf(rapid.Float64Range(-10, 10), rapid.SampledFrom([]float64{math.NaN(), math.Inf(1), math.Inf(-1), 0, 7}))
 		stride := rapid.SampledFrom([]int64{40, 3000, 1 << 50}).Draw(rt, "stride")
@@ -561,7 +563,7 @@ func TestColumnsHaveThePixelsOfThePoints(t *testing.T) {
 	f := newFixture(t)
 	f.project()
 	const height = 60
-	rapid.Check(t, func(rt *rapid.T) {
+	proptest.Check(t, func(rt *rapid.T) {
 		run := testRun{experiment: 1}.withDefaults()
 		columns := rapid.IntRange(1, 40).Draw(rt, "columns")
 		n := rapid.IntRange(2*columns+1, 400).Draw(rt, "points")

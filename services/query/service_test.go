@@ -178,14 +178,11 @@ func TestTooManyReads(t *testing.T) {
 	}
 	// It goes away, and the slot with it.
 	cancel()
-	for {
-		w := f.get("/metrics/get-history", "metric_key", "loss", "run_id", run)
-		if w.Code == http.StatusTooManyRequests {
-			continue
-		}
-		if got := decode[wireHistory](t, w); len(got.Metrics) != points {
-			t.Errorf("%d points, want %d", len(got.Metrics), points)
-		}
-		return
+	f.eventually("the slot is free", func() bool {
+		w = f.get("/metrics/get-history", "metric_key", "loss", "run_id", run)
+		return w.Code != http.StatusTooManyRequests
+	})
+	if got := decode[wireHistory](t, w); len(got.Metrics) != points {
+		t.Errorf("%d points, want %d", len(got.Metrics), points)
 	}
 }

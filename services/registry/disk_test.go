@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -86,9 +85,7 @@ func TestTheDiskStalls(t *testing.T) {
 	}
 	checkRefused(t, s)
 	mu.Unlock()
-	for s.service.Ready(t.Context()) != nil {
-		time.Sleep(10 * time.Millisecond)
-	}
+	eventually(t, "readiness when the disk works again", func() bool { return s.service.Ready(t.Context()) == nil })
 	s.model("during")
 	s.create("refused")
 	if got := s.size(); got != 3 {

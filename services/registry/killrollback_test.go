@@ -87,7 +87,9 @@ func rollBackAgainAndAgain(s *server, repeat string) {
 				if i > 0 {
 					model = fmt.Sprint("model ", rand.IntN(3))
 				}
-				if s.size() > 0 {
+				if s.size() == 0 {
+					time.Sleep(time.Millisecond)
+				} else {
 					ask(attempt{fmt.Sprintf("%d-%d-%d", os.Getpid(), i, n), model, moment()})
 				}
 			}
@@ -96,6 +98,7 @@ func rollBackAgainAndAgain(s *server, repeat string) {
 	wg.Go(func() {
 		for {
 			if s.size() == 0 {
+				time.Sleep(time.Millisecond)
 				continue
 			}
 			query := fields{"as_of": moment(), "max_results": 100}

@@ -19,6 +19,7 @@ import (
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/natsserver/natstest"
+	"github.com/runledger/runledger/pkg/proptest"
 	"github.com/runledger/runledger/services/registry/catalog"
 	"github.com/runledger/runledger/services/registry/internal/ledgertest"
 )
@@ -278,7 +279,7 @@ func TestAnyMomentIsAFoldAndARollbackGoesBackToIt(t *testing.T) {
 			recs = append(recs, rec)
 		}
 	}
-	rapid.Check(t, func(t *rapid.T) {
+	proptest.Check(t, func(t *rapid.T) {
 		// Rapid's numbers are mostly small, and so most of its histories create.
 		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), uint64(len(recs))))
 		pick := random.IntN

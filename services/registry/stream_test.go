@@ -28,6 +28,7 @@ import (
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/natsserver"
 	"github.com/runledger/runledger/pkg/natsserver/natstest"
+	"github.com/runledger/runledger/pkg/proptest"
 	"github.com/runledger/runledger/services/registry/internal/ledgertest"
 	"github.com/runledger/runledger/services/registry/ledger"
 )
@@ -120,7 +121,7 @@ func webhookRequest(pick func(n int) int) (method, path string, f fields, header
 // Whatever is asked of two processes, at once and in turn, both ledgers are the
 // same, are a fold of the stream, and a rebuilt one is the same again.
 func TestTwoProcessesHaveOneLedger(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
+	proptest.Check(t, func(rt *rapid.T) {
 		dir, err := os.MkdirTemp(t.TempDir(), "")
 		if err != nil {
 			t.Fatal(err)
