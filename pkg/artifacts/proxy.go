@@ -223,6 +223,7 @@ func (p *Proxy) uploadRun(c echo.Context) error {
 		return tooLarge
 	}
 	// It is small: nothing is written before all of it is here.
+	httpapi.HoldBody(c)
 	data, err := io.ReadAll(http.MaxBytesReader(c.Response(), c.Request().Body, maxSmallUpload))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return tooLarge

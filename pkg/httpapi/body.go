@@ -22,6 +22,7 @@ const maxBody = 1 << 20
 // It returns an *apierr.Error of code InvalidParameterValue, which names the
 // field, for a body that is no such request.
 func DecodeBody(ec echo.Context, v any) error {
+	HoldBody(ec)
 	body, err := io.ReadAll(http.MaxBytesReader(ec.Response(), ec.Request().Body, maxBody))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return apierr.Errorf(apierr.InvalidParameterValue, "The request body must be at most %d bytes.", maxBody)

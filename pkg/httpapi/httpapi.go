@@ -4,6 +4,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,6 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/net/netutil"
 
 	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/events"
@@ -49,10 +49,8 @@ const (
 	idleTimeout       = 2 * time.Minute
 	// writeTimeout is within how long a client must take what is written to it,
 	// answerTimeout within how long the answer must begin.
-	writeTimeout  = 30 * time.Second
-	answerTimeout = 10 * time.Minute
-	// maxConnections bounds the clients of one process; others wait to be accepted.
-	maxConnections = 8192
+	writeTimeout   = 30 * time.Second
+	answerTimeout  = 10 * time.Minute
 	readyTimeout   = 5 * time.Second
 	maxHeaderBytes = 64 << 10
 	readyPath      = "/readyz"
@@ -72,6 +70,9 @@ type Config struct {
 	Logger   *slog.Logger
 	Registry *prometheus.Registry
 	Checks   []Check
+	// BodyBytes bounds the memory for bodies that are held until their requests are
+	// answered; beyond it they are refused with 429. 0 is 256 MiB.
+	BodyBytes int64
 }
 
 // New returns a server with /health, /version, /readyz, /metrics and MLflow's
@@ -81,7 +82,7 @@ func New(c Config) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = func(err error, ec echo.Context) { writeError(c.Logger, err, ec) }
-	e.Use(limitWrites, middleware.RequestID())
+	e.Use(limitWrites, limitReads(newBodies(cmp.Or(c.BodyBytes, defaultBodyBytes), c.Registry)), middleware.RequestID())
 	// What MLflow's server tells browsers of every answer.
 	e.Use(middleware.SecureWithConfig(middleware.SecureConfig{ContentTypeNosniff: "nosniff", XFrameOptions: "SAMEORIGIN"}))
 	e.Use(echoprometheus.NewMiddlewareWithConfig(echoprometheus.MiddlewareConfig{
@@ -145,12 +146,16 @@ func methodLabel(method string) string {
 // Serve answers requests on l until ctx ends, and then until the requests that
 // are under way are done, for at most drain.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, drain time.Duration) error {
+	return serve(ctx, limitConnections(l, maxConnections, maxPerAddress), h, drain)
+}
+
+func serve(ctx context.Context, l *connections, h http.Handler, drain time.Duration) error {
 	server := &http.Server{
 		Handler: h, ReadHeaderTimeout: readHeaderTimeout, WriteTimeout: answerTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: maxHeaderBytes,
+		MaxHeaderBytes: maxHeaderBytes, ConnState: l.observe,
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(netutil.LimitListener(l, maxConnections)) }()
+	go func() { failed <- server.Serve(l) }()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve HTTP on %s: %w", l.Addr(), err)
@@ -174,13 +179,19 @@ func MLflow(e *echo.Echo, method, path string, h echo.HandlerFunc) {
 	e.Add(method, "/ajax-api/2.0/mlflow"+path, h, LimitTime)
 }
 
-// LimitTime is middleware for a request with a body: it keeps a client that sends
-// that a byte at a time from holding what the request has reserved.
+// LimitTime is middleware for a request that is not large: all of its body must be
+// there within bodyTimeout, however steadily it comes, and its context ends then. It
+// is held in memory, see HoldBody.
 func LimitTime(h echo.HandlerFunc) echo.HandlerFunc {
 	return func(ec echo.Context) error {
-		err := http.NewResponseController(ec.Response()).SetReadDeadline(time.Now().Add(bodyTimeout))
-		if err != nil && !errors.Is(err, http.ErrNotSupported) {
-			return fmt.Errorf("limit the time of a request: %w", err)
+		b, ok := ec.Request().Body.(*steadyBody)
+		if !ok {
+			b = &steadyBody{controller: http.NewResponseController(ec.Response())}
+		}
+		b.held, b.until = true, time.Now().Add(bodyTimeout)
+		// The first read of a body sets a sooner one.
+		if err := b.deadline(b.until); err != nil {
+			return err
 		}
 		return h(ec)
 	}

@@ -89,6 +89,9 @@ func readBody(r io.Reader, limit int64) ([]byte, error) {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return nil, bodyTooLong(limit, n)
 		}
+		if told, ok := errors.AsType[*apierr.Error](err); ok {
+			return nil, told
+		}
 		return nil, apierr.Wrap(err, apierr.BadRequest, "The request body could not be read.")
 	}
 	if n > limit {

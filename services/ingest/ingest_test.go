@@ -1,12 +1,14 @@
 package ingest_test
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -15,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -48,20 +51,26 @@ func start(t testing.TB, config ingest.Config) string {
 
 func startService(t testing.TB, config ingest.Config) (*ingest.Service, string) {
 	t.Helper()
+	return startWith(t, config, httpapi.Config{})
+}
+
+func startWith(t testing.TB, config ingest.Config, server httpapi.Config) (*ingest.Service, string) {
+	t.Helper()
 	registry := prometheus.NewRegistry()
 	config.Registerer = registry
 	s, err := ingest.New(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := httpapi.New(httpapi.Config{Logger: slog.New(slog.DiscardHandler), Registry: registry})
+	server.Logger, server.Registry = slog.New(slog.DiscardHandler), registry
+	e := httpapi.New(server)
 	s.Register(e)
-	server := httptest.NewServer(e)
+	listening := httptest.NewServer(e)
 	t.Cleanup(func() {
-		server.Close()
+		listening.Close()
 		s.Close()
 	})
-	return s, server.URL
+	return s, listening.URL
 }
 
 type object = map[string]any
@@ -397,7 +406,7 @@ func TestFullLog(t *testing.T) {
 func TestTooMuchAtATime(t *testing.T) {
 	t.Attr("covers", "error-overload")
 	log := openLog(t)
-	url := start(t, ingest.Config{Log: log, InFlightBytes: 100})
+	_, url := startWith(t, ingest.Config{Log: log}, httpapi.Config{BodyBytes: 200}) // of which a client gets half
 	before := length(t, log)
 	r := call(t, url, "/experiments/create", object{"name": strings.Repeat("e", 100)})
 	if r.status != 429 || r.code() != "REQUEST_LIMIT_EXCEEDED" || r.retryAfter == "" || length(t, log) != before {
@@ -405,6 +414,82 @@ func TestTooMuchAtATime(t *testing.T) {
 	}
 	// What was refused does not count for ever.
 	must(t, url, "/experiments/create", object{"name": strings.Repeat("e", 80)})
+}
+
+// begin sends the headers of a request that announces a body, and the beginning of
+// it, and returns the connection.
+func begin(t *testing.T, url, from string, announced, sent int) net.Conn {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	conn, err := d.DialContext(t.Context(), "tcp", strings.TrimPrefix(url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_, err = fmt.Fprintf(conn, "POST /api/2.0/mlflow/runs/log-batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		announced, strings.Repeat(" ", sent))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// bodyBytes returns what the service says it holds of bodies.
+func bodyBytes(t *testing.T, url string) string {
+	t.Helper()
+	r, err := http.Get(url + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	text, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "\nrunledger_http_body_bytes ")
+	value, _, _ := strings.Cut(rest, "\n")
+	return value
+}
+
+// What is announced and does not come takes nothing from others, and one client
+// cannot hold all that there is for bodies.
+func TestBodiesThatHaveNotArrivedLockNobodyOut(t *testing.T) {
+	const announced, limit = 4 << 20, 8 << 20
+	_, url := startWith(t, ingest.Config{Log: openLog(t)}, httpapi.Config{BodyBytes: limit})
+	arrived := func(bytes int) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+			held, err := strconv.ParseFloat(bodyBytes(t, url), 64)
+			if err == nil && held >= float64(bytes) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%v bytes are held, want %d: %v", held, bytes, err)
+			}
+		}
+	}
+	for range 50 {
+		begin(t, url, "127.0.0.1", announced, 1)
+	}
+	arrived(50)
+	must(t, url, "/experiments/create", object{"name": "beside bodies that do not come"})
+
+	for range 2 {
+		begin(t, url, "127.0.0.2", announced, limit/4-1000)
+	}
+	arrived(limit/2 - 2000)
+	third := begin(t, url, "127.0.0.2", 10_000, 10_000)
+	answer, err := http.ReadResponse(bufio.NewReader(third), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := answer.Body.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if answer.StatusCode != http.StatusTooManyRequests || answer.Header.Get("Retry-After") == "" {
+		t.Errorf("a client that holds its share: %d, Retry-After %q", answer.StatusCode, answer.Header.Get("Retry-After"))
+	}
+	must(t, url, "/experiments/create", object{"name": "beside a client that holds its share"})
 }
 
 func TestPointsArriveAsSent(t *testing.T) {
@@ -943,7 +1028,7 @@ func TestCommandsAreCounted(t *testing.T) {
 		`runledger_ingest_commit_seconds_count{stream="` + stream + `"} 1`,
 		`runledger_ingest_failed_commits_total{stream="` + stream + `"} 0`,
 		`runledger_ingest_waiting_commands{stream="EXPERIMENTS"} 0`,
-		`runledger_ingest_body_bytes 0`,
+		`runledger_http_body_bytes 0`,
 	} {
 		if !strings.Contains(string(data), line+"\n") {
 			t.Errorf("no %s", line)

@@ -65,9 +65,3 @@ func (m *instruments) watchQueue(stream string, lane *eventlog.Lane) {
 		ConstLabels: prometheus.Labels{"stream": stream},
 	}, func() float64 { return float64(lane.Waiting()) })
 }
-
-func (m *instruments) watchBodies(b *bodyLimit) {
-	m.factory.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "runledger_ingest_body_bytes", Help: "Bytes of the request bodies that are being worked on.",
-	}, func() float64 { return float64(b.inFlight.Load()) })
-}

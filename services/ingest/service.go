@@ -21,9 +21,8 @@ import (
 )
 
 const (
-	source               = "/runledger/ingest"
-	defaultCacheBytes    = 128 << 20
-	defaultInFlightBytes = 256 << 20
+	source            = "/runledger/ingest"
+	defaultCacheBytes = 128 << 20
 )
 
 // Config configures New.
@@ -31,9 +30,6 @@ type Config struct {
 	Log *eventlog.Log
 	// CacheBytes bounds the memory for runs' states, by estimate; 0 is 128 MiB.
 	CacheBytes int
-	// InFlightBytes bounds the bytes of the request bodies that are being worked
-	// on; beyond it requests are answered with 429. 0 is 256 MiB.
-	InFlightBytes int64
 	// PurgeArtifacts empties the artifact store of what is purged; nil is a server
 	// without a store.
 	PurgeArtifacts PurgeArtifacts
@@ -45,7 +41,7 @@ type Config struct {
 type Service struct {
 	log            *eventlog.Log
 	instruments    *instruments
-	bodies         *bodyLimit
+	queue          *httpapi.Queue
 	experiments    *experimentLog
 	shards         []*shard
 	models         *models
@@ -61,12 +57,9 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if c.CacheBytes == 0 {
 		c.CacheBytes = defaultCacheBytes
 	}
-	if c.InFlightBytes == 0 {
-		c.InFlightBytes = defaultInFlightBytes
-	}
 	m := newInstruments(c.Registerer)
 	s := &Service{
-		log: c.Log, instruments: m, bodies: &bodyLimit{max: c.InFlightBytes}, experiments: newExperimentLog(c.Log, m),
+		log: c.Log, instruments: m, queue: httpapi.NewQueue(c.Registerer, "ingest"), experiments: newExperimentLog(c.Log, m),
 		models: newModels(c.Log, m), purgeArtifacts: c.PurgeArtifacts,
 	}
 	for i := range c.Log.Shards() {
@@ -79,7 +72,6 @@ func New(ctx context.Context, c Config) (*Service, error) {
 		m.watchQueue(sh.stream, sh.lane)
 	}
 	m.watchQueue(events.StreamExperiments, s.experiments.lane)
-	m.watchBodies(s.bodies)
 	if err := s.experiments.start(ctx); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("ingest: %w", err)
@@ -133,7 +125,7 @@ func (s *Service) Register(e *echo.Echo) {
 
 // handle adds a route whose commands are counted as an action.
 func (s *Service) handle(e *echo.Echo, method, path, action string, h echo.HandlerFunc) {
-	h = s.bodies.limited(h)
+	h = s.queue.Limit(h)
 	httpapi.MLflow(e, method, path, func(c echo.Context) error {
 		err := h(c)
 		s.instruments.command(action, err)

@@ -73,6 +73,7 @@ type Service struct {
 	metrics *metrics
 	lane    *eventlog.Lane
 	tags    []*eventlog.Lane // of logged models, by shard
+	queue   *httpapi.Queue
 	decider decider
 	heads   *treehead.Keeper      // nil: none are signed
 	forked  atomic.Pointer[error] // what was signed is not in the ledger
@@ -113,7 +114,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
-		log: c.Log, ledger: l, logger: c.Logger, metrics: newMetrics(c.Registerer, l), webhooks: dispatcher,
+		log: c.Log, ledger: l, logger: c.Logger, metrics: newMetrics(c.Registerer, l), queue: httpapi.NewQueue(c.Registerer, "registry"), webhooks: dispatcher,
 		past: past.New(c.Log, l), tracer: provenance.New(c.Log), figures: figures.NewReader(c.Log), target: target, stop: stop, heads: c.Heads,
 	}
 	s.alive, s.die = context.WithCancel(ctx)
@@ -236,6 +237,9 @@ func (s *Service) Register(e *echo.Echo) {
 		{http.MethodDelete, "/webhooks/:id", s.deleteWebhook},
 		{http.MethodPost, "/webhooks/:id/test", s.testWebhook},
 	} {
+		if r.method != http.MethodGet {
+			r.handler = s.queue.Limit(r.handler)
+		}
 		httpapi.MLflow(e, r.method, r.path, r.handler)
 	}
 	e.GET("/api/v1/models/:name/history", s.history)
