@@ -92,7 +92,7 @@ func TestOperateSendsRoutesToTheirServices(t *testing.T) {
 			lines = append(lines, line{pattern[1], regexp.MustCompile("^" + path + "$"), string(row[2])})
 		}
 	}
-	proxy := artifacts.NewProxy(nil, nil, nil)
+	proxy := artifacts.NewProxy(artifacts.Config{})
 	n := 0
 	for service, register := range map[string][]func(*echo.Echo){
 		"query":    {(&query.Service{}).Register},

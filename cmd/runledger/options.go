@@ -62,7 +62,7 @@ func (o *options) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: o.logLevel}))
 }
 
-// artifactsURL returns the artifact store's URL for gocloud.dev/blob.
+// artifactsURL returns the artifact store's URL for artifacts.OpenStore.
 func (o *options) artifactsURL() (string, error) {
 	dir := o.artifacts
 	if dir == "" {
@@ -83,10 +83,7 @@ func (o *options) artifactsURL() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("--artifacts %q: %w", o.artifacts, err)
 	}
-	// No side files with metadata, and temporary files beside their targets, so
-	// that a finished upload appears by a rename.
-	query := url.Values{"create_dir": {"true"}, "metadata": {"skip"}, "no_tmp_dir": {"true"}}
-	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(dir), RawQuery: query.Encode()}).String(), nil
+	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(dir)}).String(), nil
 }
 
 func (o *options) clickhouse() (*clickhouse.Options, error) {

@@ -18,8 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
-	_ "gocloud.dev/blob/fileblob" // artifact stores by the scheme of their URL
-	_ "gocloud.dev/blob/s3blob"
+	_ "gocloud.dev/blob/s3blob" // artifact stores by the scheme of their URL
 	"golang.org/x/sync/errgroup"
 
 	"github.com/runledger/runledger/pkg/artifacts"
@@ -338,7 +337,7 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 	var store *artifacts.Store
 	if p.usesArtifacts() {
 		var err error
-		if store, err = n.openArtifacts(ctx); err != nil {
+		if store, err = n.openArtifacts(ctx, p); err != nil {
 			return err
 		}
 	}
@@ -378,7 +377,7 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		}
 	}
 	if store != nil {
-		n.serveArtifacts(p, store, versions, record)
+		return n.serveArtifacts(p, store, versions, record)
 	}
 	return nil
 }
@@ -392,7 +391,7 @@ func purgeArtifacts(store *artifacts.Store) ingest.PurgeArtifacts {
 	}
 }
 
-func (n *node) openArtifacts(ctx context.Context) (*artifacts.Store, error) {
+func (n *node) openArtifacts(ctx context.Context, p parts) (*artifacts.Store, error) {
 	url, err := n.options.artifactsURL()
 	if err != nil {
 		return nil, err
@@ -402,20 +401,29 @@ func (n *node) openArtifacts(ctx context.Context) (*artifacts.Store, error) {
 		return nil, err
 	}
 	n.onClose(store.Close)
-	n.check("artifacts", store.Ready)
+	ready := store.Ready
+	if p.ingest {
+		ready = store.Writable
+	}
+	n.check("artifacts", ready)
 	return store, nil
 }
 
 // serveArtifacts serves the files of runs and logged models beside ingest, and those of model
 // versions beside the registry.
-func (n *node) serveArtifacts(p parts, store *artifacts.Store, versions *registry.Service, record artifacts.Record) {
-	proxy := artifacts.NewProxy(store, artifactURI(n.log), record)
+func (n *node) serveArtifacts(p parts, store *artifacts.Store, versions *registry.Service, record artifacts.Record) error {
+	digests, err := artifacts.NewDigests(n.log)
+	if err != nil {
+		return err
+	}
+	proxy := artifacts.NewProxy(artifacts.Config{Store: store, Locate: artifactURI(n.log), Record: record, Digest: digests.Of})
 	if p.ingest {
 		n.routes = append(n.routes, proxy.Register, func(e *echo.Echo) { proxy.RegisterLoggedModels(e, modelURI(n.log)) })
 	}
 	if p.registry {
 		n.routes = append(n.routes, func(e *echo.Echo) { proxy.RegisterModelVersions(e, versions.DownloadURI) })
 	}
+	return nil
 }
 
 // modelURI finds the artifacts of a logged model in its first event.

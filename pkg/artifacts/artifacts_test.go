@@ -3,18 +3,23 @@ package artifacts_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	_ "gocloud.dev/blob/fileblob"
 
 	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/artifacts"
@@ -23,7 +28,7 @@ import (
 
 func serve(t *testing.T) (*httptest.Server, *artifacts.Store) {
 	t.Helper()
-	return serveStore(t, "file://"+t.TempDir()+"?metadata=skip&no_tmp_dir=true")
+	return serveStore(t, "file://"+t.TempDir())
 }
 
 func serveStore(t *testing.T, url string) (*httptest.Server, *artifacts.Store) {
@@ -39,7 +44,7 @@ func serveRecorded(t *testing.T, url string, record artifacts.Record) (*httptest
 	}
 	t.Cleanup(func() { _ = store.Close() })
 	e := httpapi.New(httpapi.Config{Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
-	proxy := artifacts.NewProxy(store, func(_ context.Context, run string) (string, error) {
+	proxy := artifacts.NewProxy(artifacts.Config{Store: store, Record: record, Locate: func(_ context.Context, run string) (string, error) {
 		switch run {
 		case "r1":
 			return "mlflow-artifacts:/1/r1/artifacts", nil
@@ -47,7 +52,7 @@ func serveRecorded(t *testing.T, url string, record artifacts.Record) (*httptest
 			return "s3://elsewhere/r1", nil
 		}
 		return "", apierr.Errorf(apierr.ResourceDoesNotExist, "Run with id=%s not found", run)
-	}, record)
+	}})
 	proxy.Register(e)
 	proxy.RegisterModelVersions(e, func(_ context.Context, name, version string) (string, error) {
 		switch name + "/" + version {
@@ -170,13 +175,21 @@ func testTraversal(t *testing.T, server *httptest.Server) {
 	t.Helper()
 	files := server.URL + "/api/2.0/mlflow-artifacts/artifacts"
 	for _, name := range []string{
-		"../x", "a/../../x", "%2e%2e/x", "%252e%252e/x", "%25252e%25252e%25252fx", "a/%2e%2e", "%2Fetc/passwd", "%5c..%5cx",
-		"a%5cb", "x%23y", "file:%2F%2F%2Fetc", "C:%2Fx", "%25252525252525252e%2e",
+		"../x", "a/../../x", "%2e%2e/x", "%252e%252e/x", "%25252e%25252e%25252fx", "a/%2e%2e", "%2Fetc/passwd", "%5c%5chost%5cshare",
+		"x%23y", "file:%2F%2F%2Fetc", "C:%2Fx", "%25252525252525252e%2e",
 	} {
 		for _, method := range []string{"PUT", "GET", "DELETE"} {
 			status, body, _ := call(t, method, files+"/"+name, "x")
-			if status != 400 || body != `{"error_code":"INVALID_PARAMETER_VALUE","message":"Invalid path"}` {
-				t.Errorf("%s %s: %d %s", method, name, status, body)
+			want := `{"error_code":"INVALID_PARAMETER_VALUE","message":"Invalid path"}`
+			if method == "PUT" { // the client may be sending a whole directory
+				given, err := url.PathUnescape(name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want = fmt.Sprintf(`{"error_code":"INVALID_PARAMETER_VALUE","message":%q}`, fmt.Sprintf("Invalid path: %q", given))
+			}
+			if status != 400 || body != want {
+				t.Errorf("%s %s: %d %s, want %s", method, name, status, body, want)
 			}
 		}
 		for _, route := range []struct{ method, path string }{
@@ -196,7 +209,7 @@ func testTraversal(t *testing.T, server *httptest.Server) {
 func TestBrokenUploadLeavesNothing(t *testing.T) {
 	_, store := serve(t)
 	broken := errors.New("connection reset")
-	if err := store.Write(t.Context(), "1/r/artifacts/f", failingAfter("half", broken), unrecorded); !errors.Is(err, broken) {
+	if err := store.Write(t.Context(), "1/r/artifacts/f", failingAfter("half", broken), unrecorded); !errors.Is(err, broken) || apierr.CodeOf(err) != apierr.BadRequest {
 		t.Fatalf("got %v", err)
 	}
 	files, err := store.List(t.Context(), "1/r/artifacts")
@@ -277,9 +290,9 @@ func TestUnsupported(t *testing.T) {
 		{"POST", "2.0/mlflow-artifacts/mpu/complete/1/r1/artifacts", `{"path":"f","parts":[{"part_number":0}]}`, 501, notImplemented, "Multipart upload is not supported for the current artifact repository"},
 		{"POST", "2.0/mlflow-artifacts/mpu/abort/1/r1/artifacts", `{"path":"f"}`, 501, notImplemented, "Multipart upload is not supported for the current artifact repository"},
 		{"POST", "2.0/mlflow-artifacts/mpu/create/%2e%2e/x", `{}`, 400, invalid, "Invalid path"},
-		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{"path":"a/.."}`, 400, invalid, "Invalid path"},
-		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{"path":"a/"}`, 400, invalid, "Invalid path"},
-		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{"path":"%2e%2e%2fx"}`, 400, invalid, "Invalid path"},
+		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{"path":"a/.."}`, 400, invalid, `Invalid path: \"..\"`},
+		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{"path":"a/"}`, 400, invalid, `Invalid path: \"\"`},
+		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{"path":"%2e%2e%2fx"}`, 400, invalid, `Invalid path: \"%2e%2e%2fx\"`},
 		{"POST", "2.0/mlflow-artifacts/mpu/create/1/r1/artifacts", `{}`, 400, invalid, "Missing value for required parameter 'path'." + missingIn},
 		{"POST", "2.0/mlflow-artifacts/mpu/complete/1/r1/artifacts", `{"path":"f"}`, 400, invalid, "Missing value for required parameter 'parts'." + missingIn},
 		{"POST", "2.0/mlflow-artifacts/mpu/abort/1/r1/artifacts", `{}`, 400, invalid, "Missing value for required parameter 'path'." + missingIn},
@@ -360,28 +373,101 @@ func testStreaming(t *testing.T, server *httptest.Server, bound uint64) {
 	}
 }
 
-func TestUnfinishedUploadIsNotListed(t *testing.T) {
+// What the store keeps while it receives an upload is out of every client's reach,
+// and no name is kept from clients for it.
+func TestNoNameIsTheStoresOwn(t *testing.T) {
+	t.Attr("covers", "artifact-paths")
 	dir := t.TempDir()
-	_, store := serveStore(t, "file://"+dir+"?metadata=skip&no_tmp_dir=true")
+	server, store := serveStore(t, "file://"+dir)
+	files := server.URL + "/api/2.0/mlflow-artifacts/artifacts"
+	names := []string{
+		".runledger-uploads", ".runledger-uploads~/a", ".runledger-uploads~~", ".runledger-uploads-of-mine", "d/.runledger-uploads/a",
+		"d/a.txt.18ea96dd3f37df70.tmp", "a.18ea96dd3f37df70.tmp", ".tmp", "a.attrs", "d/.attrs", "a.lock", ".lock", "__0x2f__", "d/__0x41__",
+		".mlflow-tmp-x", ".git/config", ".nfs0001", "~", "a~",
+	}
+	var list func(dir string) []string
+	list = func(dir string) (all []string) {
+		found, err := store.List(t.Context(), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range found {
+			if name := path.Join(dir, f.Name); f.IsDir {
+				all = append(all, list(name)...)
+			} else {
+				all = append(all, name)
+			}
+		}
+		return all
+	}
+	slices.Sort(names)
 	killed := errors.New("killed")
 	read := io.MultiReader(strings.NewReader("half"), readerFunc(func([]byte) (int, error) {
-		files, err := os.ReadDir(dir)
-		if err != nil || len(files) != 1 {
-			t.Errorf("%d files on disk (%v), want the unfinished one", len(files), err)
-			return 0, killed
+		if all := list(""); len(all) != 0 {
+			t.Errorf("an unfinished upload is listed: %q", all)
 		}
-		// What a kill at this moment would leave.
-		return 0, errors.Join(killed, os.Link(filepath.Join(dir, files[0].Name()), filepath.Join(dir, "a.txt.18ea96dd3f37df70.tmp")))
+		unfinished, err := os.ReadDir(filepath.Join(dir, ".runledger-uploads"))
+		if err != nil || len(unfinished) != 1 {
+			t.Fatalf("%d unfinished uploads, %v", len(unfinished), err)
+		}
+		at := ".runledger-uploads/" + unfinished[0].Name()
+		for _, method := range []string{"GET", "DELETE"} {
+			if status, body, _ := call(t, method, files+"/"+at, ""); method == "GET" && status != 404 || method == "DELETE" && status != 200 {
+				t.Errorf("%s of an unfinished upload: %d %s", method, status, body)
+			}
+		}
+		if _, err := os.Stat(filepath.Join(dir, at)); err != nil {
+			t.Errorf("an unfinished upload is gone: %v", err)
+		}
+		return 0, killed
 	}))
-	if err := store.Write(t.Context(), "a.txt", read, unrecorded); !errors.Is(err, killed) {
+	if err := store.Write(t.Context(), "a.txt", read, unrecorded); apierr.CodeOf(err) != apierr.BadRequest || !errors.Is(err, killed) {
 		t.Fatal(err)
 	}
-	if err := store.Write(t.Context(), "b.tmp", strings.NewReader("whole"), unrecorded); err != nil {
+	for _, name := range names {
+		if status, body, _ := call(t, "PUT", files+"/"+name, name); status != 200 {
+			t.Errorf("PUT %s: %d %s", name, status, body)
+		}
+	}
+	// All of it is old, and the store cleans up when it is opened.
+	long := time.Now().Add(-1000 * time.Hour)
+	abandoned := filepath.Join(dir, ".runledger-uploads", "abandoned")
+	if err := os.WriteFile(abandoned, nil, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	files, err := store.List(t.Context(), "")
-	if err != nil || len(files) != 1 || files[0].Name != "b.tmp" {
-		t.Error(files, err)
+	err := filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error { return errors.Join(err, os.Chtimes(p, long, long)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := artifacts.OpenStore(t.Context(), "file://"+dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		if _, err := os.Stat(abandoned); os.IsNotExist(err) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("an abandoned upload stays")
+		}
+	}
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
+	}
+	all := list("")
+	if slices.Sort(all); !slices.Equal(all, names) {
+		t.Errorf("listed %q\nwant   %q", all, names)
+	}
+	for _, name := range names {
+		if status, body, _ := call(t, "GET", files+"/"+name, ""); status != 200 || body != name {
+			t.Errorf("GET %s: %d %s", name, status, body)
+		}
+		if status, body, _ := call(t, "DELETE", files+"/"+name, ""); status != 200 {
+			t.Errorf("DELETE %s: %d %s", name, status, body)
+		}
+	}
+	if all := list(""); len(all) != 0 {
+		t.Errorf("left %q", all)
 	}
 }
 

@@ -32,7 +32,7 @@ const (
 // below returns the path in the store that a request's path names after a route.
 func below(c echo.Context, route string) (string, error) {
 	_, rest, _ := strings.Cut(c.Request().URL.Path, route)
-	return cleanPath(strings.TrimPrefix(rest, "/"))
+	return mlflow.ValidateArtifactPath(strings.TrimPrefix(rest, "/"))
 }
 
 // multipart decodes a request about a file in the directory that the path of an
@@ -47,13 +47,15 @@ func multipart[T any, P mlflow.Request[T]](c echo.Context, action string, local 
 		return nil, "", err
 	}
 	file := local(req)
-	if i := strings.LastIndexAny(file, `/\`); i >= 0 {
-		file = file[i+1:]
+	separators := `/\`
+	if strings.HasPrefix(file, "/") {
+		separators = "/" // it is not from Windows, so a backslash is part of its name
 	}
-	if name, err = cleanPath(path.Join(dir, file)); err == nil && (file == "" || file == "." || file == "..") {
-		err = apierr.Errorf(apierr.InvalidParameterValue, "Invalid path")
+	file = file[strings.LastIndexAny(file, separators)+1:]
+	if name, err = newFileNamed(file); err != nil {
+		return nil, "", err
 	}
-	return req, name, err
+	return req, path.Join(dir, name), nil
 }
 
 // supported turns errNotS3 into MLflow's answer.

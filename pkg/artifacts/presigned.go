@@ -31,12 +31,12 @@ func (p *Proxy) presignUpload(c echo.Context) error {
 	if (req.RunID == "") == (req.ModelID == "") {
 		return apierr.Errorf(apierr.InvalidParameterValue, "Exactly one of run_id and model_id must be provided.")
 	}
-	if _, err := cleanPath(req.Path); err != nil {
+	if _, err := mlflow.ValidateArtifactPath(req.Path); err != nil {
 		return err
 	}
-	uri := Scheme // where the files of all logged models are
+	uri := scheme // where the files of all logged models are
 	if req.RunID != "" {
-		if uri, err = p.locate(c.Request().Context(), req.RunID); err != nil {
+		if uri, err = p.Locate(c.Request().Context(), req.RunID); err != nil {
 			return err
 		}
 	}
@@ -52,14 +52,14 @@ func (p *Proxy) presignDownload(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := cleanPath(req.Path); err != nil {
+	if _, err := mlflow.ValidateArtifactPath(req.Path); err != nil {
 		return err
 	}
 	if req.Expiration < 1 || req.Expiration > mlflow.MaxPresignedSeconds {
 		return apierr.Errorf(apierr.InvalidParameterValue, "expiration must be between 1 and %d seconds (got %d).",
 			mlflow.MaxPresignedSeconds, req.Expiration)
 	}
-	uri, err := p.locate(c.Request().Context(), req.RunID)
+	uri, err := p.Locate(c.Request().Context(), req.RunID)
 	if err != nil {
 		return err
 	}

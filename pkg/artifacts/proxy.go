@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"path"
@@ -16,24 +17,29 @@ import (
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
-const (
-	proxyPath = "/mlflow-artifacts/artifacts"
-	// Scheme is the scheme of locations that are served from here.
-	Scheme = "mlflow-artifacts:"
-)
+const proxyPath = "/mlflow-artifacts/artifacts"
+
+// HeaderReprDigest has the SHA-256 of an artifact (RFC 9530), as it was written or
+// as the log has it.
+const HeaderReprDigest = "Repr-Digest"
+
+// Config configures NewProxy.
+type Config struct {
+	Store *Store
+	// Locate returns the artifact URI of a run.
+	Locate func(ctx context.Context, runID string) (uri string, err error)
+	Record Record // nil where nothing is written or deleted
+	Digest Digest // nil where nothing is checked
+}
 
 // Proxy serves a store over MLflow's artifact API.
 type Proxy struct {
-	store  *Store
-	locate func(ctx context.Context, runID string) (uri string, err error)
-	record Record
+	Config
+	store *Store
 }
 
-// NewProxy returns a proxy. locate returns the artifact URI of a run. record is
-// told of what is written and deleted; nil where nothing is.
-func NewProxy(store *Store, locate func(ctx context.Context, runID string) (string, error), record Record) *Proxy {
-	return &Proxy{store: store, locate: locate, record: record}
-}
+// NewProxy returns a proxy.
+func NewProxy(c Config) *Proxy { return &Proxy{Config: c, store: c.Store} }
 
 // Register adds the routes to e.
 func (p *Proxy) Register(e *echo.Echo) {
@@ -68,28 +74,28 @@ func (p *Proxy) RegisterModelVersions(e *echo.Echo, locate func(ctx context.Cont
 		if err != nil {
 			return err
 		}
-		return p.send(c, path.Join(root, name))
+		return p.send(c, root.join(name))
 	})
 }
 
 // RegisterLoggedModels adds the routes that list and serve the files of logged
 // models to e. locate returns where those of a model are.
 func (p *Proxy) RegisterLoggedModels(e *echo.Echo, locate func(ctx context.Context, id string) (uri string, err error)) {
-	root := func(c echo.Context) (string, error) {
+	root := func(c echo.Context) (root address, uri string, err error) {
 		id := httpapi.PathParam(c, "model_id")
-		uri, err := locate(c.Request().Context(), id)
-		if err != nil {
-			return "", err
+		if uri, err = locate(c.Request().Context(), id); err != nil {
+			return root, "", err
 		}
-		return rootOf(uri, "logged model '"+id+"'")
+		root, err = rootOf(uri, "logged model '"+id+"'")
+		return root, uri, err
 	}
 	for _, api := range []string{"/api/2.0", "/ajax-api/2.0"} {
 		e.GET(api+"/mlflow/logged-models/:model_id/artifacts/directories", func(c echo.Context) error {
-			root, err := root(c)
+			root, uri, err := root(c)
 			if err != nil {
 				return err
 			}
-			return p.listBelow(c, root, c.QueryParam("artifact_directory_path"))
+			return p.listBelow(c, root, uri, c.QueryParam("artifact_directory_path"))
 		})
 	}
 	e.GET("/ajax-api/2.0/mlflow/logged-models/:model_id/artifacts/files", func(c echo.Context) error {
@@ -97,15 +103,15 @@ func (p *Proxy) RegisterLoggedModels(e *echo.Echo, locate func(ctx context.Conte
 		if given == "" {
 			return apierr.Errorf(apierr.BadRequest, "Request must include the \"artifact_file_path\" query parameter.")
 		}
-		name, err := cleanPath(given)
+		name, err := addressOf(given)
 		if err != nil {
 			return err
 		}
-		root, err := root(c)
+		root, _, err := root(c)
 		if err != nil {
 			return err
 		}
-		return p.send(c, path.Join(root, name))
+		return p.send(c, root.join(name))
 	})
 }
 
@@ -126,39 +132,40 @@ func fileInfos(dir string, files []File) []mlflow.FileInfo {
 	return infos
 }
 
-// cleanPath returns the form of a safe path in which it names an artifact, ""
-// for the root.
-func cleanPath(name string) (string, error) {
-	if name == "" {
-		return "", nil
+// place returns where the artifact is that a request's path names.
+func place(c echo.Context) (address, error) {
+	_, rest, _ := strings.Cut(c.Request().URL.Path, proxyPath+"/")
+	a, err := addressOf(rest)
+	if err == nil && a.name == "" {
+		err = apierr.Errorf(apierr.InvalidParameterValue, "Invalid path")
 	}
-	name, err := mlflow.ValidateArtifactPath(name)
+	return a, err
+}
+
+// newFile returns the name of an artifact that is to be written.
+func newFile(given string) (string, error) {
+	a, err := addressOf(given)
+	if err == nil && (a.name == "" || strings.HasSuffix(given, "/")) {
+		err = apierr.Errorf(apierr.InvalidParameterValue, "Invalid path")
+	}
+	return a.name, err
+}
+
+// newFileNamed is newFile for clients that send the files of a directory one after
+// the other: what it refuses it refuses by name.
+func newFileNamed(given string) (string, error) {
+	name, err := newFile(given)
 	if err != nil {
-		return "", err
-	}
-	if name = path.Clean(name); name == "." {
-		return "", nil
+		return "", apierr.Wrap(err, apierr.InvalidParameterValue, fmt.Sprintf("Invalid path: %.500q", given))
 	}
 	return name, nil
 }
 
-// name returns the artifact that a request's path names.
-func name(c echo.Context) (string, error) {
-	_, rest, _ := strings.Cut(c.Request().URL.Path, proxyPath+"/")
-	clean, err := cleanPath(rest)
-	if err == nil && clean == "" {
-		err = apierr.Errorf(apierr.InvalidParameterValue, "Invalid path")
-	}
-	return clean, err
-}
-
 func (p *Proxy) upload(c echo.Context) error {
-	name, err := name(c)
+	_, rest, _ := strings.Cut(c.Request().URL.Path, proxyPath+"/")
+	name, err := newFileNamed(rest)
 	if err != nil {
 		return err
-	}
-	if strings.HasSuffix(c.Request().URL.Path, "/") {
-		return apierr.Errorf(apierr.InvalidParameterValue, "Invalid path")
 	}
 	if err := p.write(c, name, c.Request().Body); err != nil {
 		return err
@@ -172,15 +179,15 @@ func (p *Proxy) write(c echo.Context, name string, r io.Reader) error {
 }
 
 func (p *Proxy) download(c echo.Context) error {
-	name, err := name(c)
+	a, err := place(c)
 	if err != nil {
 		return err
 	}
-	return p.send(c, name)
+	return p.send(c, a)
 }
 
 func (p *Proxy) downloadRun(c echo.Context) error {
-	root, err := p.root(c)
+	root, _, err := p.root(c)
 	if err != nil {
 		return err
 	}
@@ -188,16 +195,16 @@ func (p *Proxy) downloadRun(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return p.send(c, path.Join(root, name))
+	return p.send(c, root.join(name))
 }
 
 // file returns the artifact that the parameter path names.
-func file(c echo.Context) (string, error) {
-	name, err := cleanPath(c.QueryParam("path"))
-	if err == nil && name == "" {
+func file(c echo.Context) (address, error) {
+	a, err := addressOf(c.QueryParam("path"))
+	if err == nil && a.name == "" {
 		err = missing("path")
 	}
-	return name, err
+	return a, err
 }
 
 // maxSmallUpload bounds what a browser uploads to a run, in bytes.
@@ -211,12 +218,9 @@ func (p *Proxy) uploadRun(c echo.Context) error {
 	if given == "" {
 		return apierr.Errorf(apierr.InvalidParameterValue, "Request must specify path.")
 	}
-	name, err := cleanPath(given)
+	name, err := newFile(given)
 	if err != nil {
 		return err
-	}
-	if name == "" || strings.HasSuffix(given, "/") {
-		return apierr.Errorf(apierr.InvalidParameterValue, "Invalid path")
 	}
 	tooLarge := apierr.Errorf(apierr.InvalidParameterValue, "Artifact size is too large. Max size is 10MB.")
 	if c.Request().ContentLength > maxSmallUpload {
@@ -234,85 +238,79 @@ func (p *Proxy) uploadRun(c echo.Context) error {
 	if len(data) == 0 {
 		return apierr.Errorf(apierr.InvalidParameterValue, "Request must specify data.")
 	}
-	root, err := p.root(c)
+	root, _, err := p.root(c)
 	if err != nil {
 		return err
 	}
-	if err := p.write(c, path.Join(root, name), bytes.NewReader(data)); err != nil {
+	if err := p.write(c, path.Join(root.name, name), bytes.NewReader(data)); err != nil {
 		return err
 	}
 	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, nil)
 }
 
-func (p *Proxy) send(c echo.Context, name string) error {
-	r, err := p.store.Open(c.Request().Context(), name)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = r.Close() }() // read only: nothing to lose
-	h := c.Response().Header()
-	h.Set(echo.HeaderContentType, ContentType(name))
-	h.Set(echo.HeaderContentDisposition, disposition(name))
-	h.Set(echo.HeaderXContentTypeOptions, "nosniff")
-	http.ServeContent(c.Response(), c.Request(), "", r.ModTime, r)
-	return nil
-}
-
 func (p *Proxy) remove(c echo.Context) error {
-	name, err := name(c)
+	a, err := place(c)
 	if err != nil {
 		return err
 	}
-	if err := p.store.Delete(c.Request().Context(), name, func(names []string) error { return p.recordDeletion(c, names) }); err != nil {
+	if err := p.store.Delete(c.Request().Context(), a.name, func(names []string) error { return p.recordDeletion(c, names) }); err != nil {
 		return err
 	}
 	return mlflow.WriteJSON(c.Response(), mlflow.Empty{})
 }
 
 func (p *Proxy) list(c echo.Context) error {
-	dir, err := cleanPath(c.QueryParam("path"))
+	dir, err := addressOf(c.QueryParam("path"))
 	if err != nil {
 		return err
 	}
-	files, err := p.store.List(c.Request().Context(), dir)
+	files, err := p.listAt(c, dir)
 	if err != nil {
 		return err
 	}
 	return mlflow.WriteJSON(c.Response(), listing{fileInfos("", files)})
 }
 
+func (p *Proxy) listAt(c echo.Context, dir address) ([]File, error) {
+	files, err := p.store.List(c.Request().Context(), dir.name)
+	if err == nil && len(files) == 0 && dir.older != dir.name {
+		files, err = p.store.List(c.Request().Context(), dir.older)
+	}
+	return files, err
+}
+
 func (p *Proxy) listRun(c echo.Context) error {
-	root, err := p.root(c)
+	root, uri, err := p.root(c)
 	if err != nil {
 		return err
 	}
-	return p.listBelow(c, root, c.QueryParam("path"))
+	return p.listBelow(c, root, uri, c.QueryParam("path"))
 }
 
-// listBelow lists the directory that a path below root names.
-func (p *Proxy) listBelow(c echo.Context, root, given string) error {
-	dir, err := cleanPath(given)
+// listBelow lists the directory that a path below root names; uri is the root's.
+func (p *Proxy) listBelow(c echo.Context, root address, uri, given string) error {
+	dir, err := addressOf(given)
 	if err != nil {
 		return err
 	}
-	files, err := p.store.List(c.Request().Context(), path.Join(root, dir))
+	files, err := p.listAt(c, root.join(dir))
 	if err != nil {
 		return err
 	}
-	return mlflow.WriteJSON(c.Response(), mlflow.ListArtifactsResponse{RootURI: Scheme + "/" + root, Files: fileInfos(dir, files)})
+	return mlflow.WriteJSON(c.Response(), mlflow.ListArtifactsResponse{RootURI: uri, Files: fileInfos(dir.name, files)})
 }
 
-// root returns the directory of the run that a request names.
-func (p *Proxy) root(c echo.Context) (string, error) {
+// root returns the directory of the run that a request names, and its URI.
+func (p *Proxy) root(c echo.Context) (root address, uri string, err error) {
 	id := runID(c)
 	if id == "" {
-		return "", missing("run_id")
+		return root, "", missing("run_id")
 	}
-	uri, err := p.locate(c.Request().Context(), id)
-	if err != nil {
-		return "", err
+	if uri, err = p.Locate(c.Request().Context(), id); err != nil {
+		return root, "", err
 	}
-	return rootOf(uri, "run '"+id+"'")
+	root, err = rootOf(uri, "run '"+id+"'")
+	return root, uri, err
 }
 
 // runID returns the run that a request names, "" if it names none.
@@ -321,15 +319,6 @@ func runID(c echo.Context) string {
 		return id
 	}
 	return c.QueryParam("run_uuid")
-}
-
-// rootOf returns the directory at an artifact URI; owner is whose it is.
-func rootOf(uri, owner string) (string, error) {
-	rest, ok := strings.CutPrefix(uri, Scheme)
-	if !ok {
-		return "", apierr.Errorf(apierr.InvalidParameterValue, "The artifacts of %s are at '%s', which this server does not serve", owner, uri)
-	}
-	return cleanPath(strings.TrimLeft(rest, "/"))
 }
 
 func missing(parameter string) error {

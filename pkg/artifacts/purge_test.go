@@ -1,6 +1,7 @@
 package artifacts_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +17,7 @@ func TestPurge(t *testing.T) {
 	for name, open := range map[string]func(t *testing.T) (url, dir string){
 		"file": func(t *testing.T) (string, string) {
 			dir := t.TempDir()
-			return "file://" + dir + "?metadata=skip&no_tmp_dir=true", dir
+			return "file://" + dir, dir
 		},
 		"s3": func(t *testing.T) (string, string) { return s3URL(t), "" },
 	} {
@@ -72,6 +73,31 @@ func TestPurge(t *testing.T) {
 			}
 			if files, _, elsewhere, err := store.Purge(t.Context(), "s3://bucket/1/r2/artifacts", "r2", false, record); files != 0 || !elsewhere || err != nil {
 				t.Errorf("another store: %d files, %v, %v", files, elsewhere, err)
+			}
+		})
+	}
+}
+
+// An artifact whose run turns out to be purged when it is recorded goes, and the
+// directories that were made for it.
+func TestAnUploadForWhatIsPurgedLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	for name, url := range map[string]string{"file": "file://" + dir, "s3": s3URL(t)} {
+		t.Run(name, func(t *testing.T) {
+			_, store := serveStore(t, url)
+			if err := store.Write(t.Context(), "1/r2/artifacts/kept", strings.NewReader("x"), unrecorded); err != nil {
+				t.Fatal(err)
+			}
+			gone := apierr.Errorf(apierr.ResourceDoesNotExist, "Run with id=r1 not found")
+			err := store.Write(t.Context(), "1/r1/artifacts/deep/f", strings.NewReader("x"), func(artifacts.Written) error { return gone })
+			if !errors.Is(err, gone) {
+				t.Errorf("got %v", err)
+			}
+			if list, err := store.List(t.Context(), "1/r1/artifacts/deep"); err != nil || len(list) != 0 {
+				t.Errorf("left %v, %v", list, err)
+			}
+			if list, err := store.List(t.Context(), "1"); err != nil || len(list) != 1 {
+				t.Errorf("of others and what is empty there is %v, %v", list, err)
 			}
 		})
 	}

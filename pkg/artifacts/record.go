@@ -1,7 +1,6 @@
 package artifacts
 
 import (
-	"encoding/base64"
 	"strconv"
 	"strings"
 
@@ -57,22 +56,22 @@ func PlaceOf(name string) Place {
 // recordUpload records what was written, and says it in the answer's header
 // Repr-Digest (RFC 9530).
 func (p *Proxy) recordUpload(c echo.Context, name string, w Written) error {
-	c.Response().Header().Set("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(w.SHA256[:])+":")
-	if p.record == nil {
+	c.Response().Header().Set(HeaderReprDigest, reprDigest(w.SHA256))
+	if p.Record == nil {
 		return nil
 	}
 	at := PlaceOf(name)
-	return p.record(c, at, &events.Event{Data: &events.Event_ArtifactUploaded{ArtifactUploaded: &events.ArtifactUploaded{
+	return p.Record(c, at, &events.Event{Data: &events.Event_ArtifactUploaded{ArtifactUploaded: &events.ArtifactUploaded{
 		Path: name, RunId: at.RunID, ModelId: at.ModelID, ArtifactPath: at.Path, Size: w.Size, Sha256: w.SHA256[:], ContentType: ContentType(name),
 	}}})
 }
 
 // recordDeletion records which artifacts go.
 func (p *Proxy) recordDeletion(c echo.Context, names []string) error {
-	if p.record == nil {
+	if p.Record == nil {
 		return nil
 	}
-	return eachDeletion(names, func(at Place, e *events.Event) error { return p.record(c, at, e) })
+	return eachDeletion(names, func(at Place, e *events.Event) error { return p.Record(c, at, e) })
 }
 
 // eachDeletion calls record with the events of a deletion: one for each owner,

@@ -6,13 +6,10 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -51,7 +48,7 @@ func unrecorded(artifacts.Written) error { return nil }
 // The log is told of every byte that is kept and every file that goes, before
 // the client is.
 func TestChangesAreRecorded(t *testing.T) {
-	for name, url := range map[string]string{"file": "file://" + t.TempDir() + "?metadata=skip&no_tmp_dir=true", "s3": s3URL(t)} {
+	for name, url := range map[string]string{"file": "file://" + t.TempDir(), "s3": s3URL(t)} {
 		t.Run(name, func(t *testing.T) {
 			var recorded []*events.Event
 			var owners []string
@@ -101,7 +98,7 @@ func TestChangesAreRecorded(t *testing.T) {
 
 func TestManyDeletionsAreAFewEvents(t *testing.T) {
 	var paths, batches int
-	server, store := serveRecorded(t, "file://"+t.TempDir()+"?metadata=skip&no_tmp_dir=true", func(_ echo.Context, _ artifacts.Place, e *events.Event) error {
+	server, store := serveRecorded(t, "file://"+t.TempDir(), func(_ echo.Context, _ artifacts.Place, e *events.Event) error {
 		if d := e.GetArtifactsDeleted(); d != nil {
 			paths += len(d.GetPaths())
 			batches++
@@ -125,7 +122,7 @@ func TestManyDeletionsAreAFewEvents(t *testing.T) {
 func TestUploadsAtOnce(t *testing.T) {
 	var mu sync.Mutex
 	var last string
-	server, _ := serveRecorded(t, "file://"+t.TempDir()+"?metadata=skip&no_tmp_dir=true", func(_ echo.Context, _ artifacts.Place, e *events.Event) error {
+	server, _ := serveRecorded(t, "file://"+t.TempDir(), func(_ echo.Context, _ artifacts.Place, e *events.Event) error {
 		mu.Lock()
 		defer mu.Unlock()
 		last = hex.EncodeToString(e.GetArtifactUploaded().GetSha256())
@@ -142,40 +139,5 @@ func TestUploadsAtOnce(t *testing.T) {
 		if digest := sha256.Sum256([]byte(stays)); last != hex.EncodeToString(digest[:]) {
 			t.Fatalf("recorded %s last, and %q stays", last, stays)
 		}
-	}
-}
-
-func TestAbandonedUploadsAreRemoved(t *testing.T) {
-	dir := t.TempDir()
-	for name, age := range map[string]time.Duration{
-		"f.18ea96dd3f37df70.tmp": 2 * time.Hour,
-		"g.18ea96dd3f37df70.tmp": 0, // somebody may be writing it
-		"h.tmp":                  2 * time.Hour,
-	} {
-		file := filepath.Join(dir, "1", "r", name)
-		if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, nil, 0o666); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chtimes(file, time.Time{}, time.Now().Add(-age)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	serveStore(t, "file://"+dir+"?metadata=skip&no_tmp_dir=true")
-	var left []string
-	for deadline := time.Now().Add(time.Minute); len(left) != 2 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		left = nil
-		entries, err := os.ReadDir(filepath.Join(dir, "1", "r"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range entries {
-			left = append(left, e.Name())
-		}
-	}
-	if !slices.Equal(left, []string{"g.18ea96dd3f37df70.tmp", "h.tmp"}) {
-		t.Errorf("left %q", left)
 	}
 }

@@ -52,7 +52,7 @@ type object struct {
 
 // object returns errNotS3 unless the store is one.
 func (s *Store) object(ctx context.Context, name string) (o object, err error) {
-	if !s.bucket.As(&o.client) {
+	if s.bucket == nil || !s.bucket.As(&o.client) {
 		return o, errNotS3
 	}
 	// Its driver knows bucket, prefix and how it escapes a key: it says them when it
@@ -132,7 +132,7 @@ func (s *Store) CompleteUpload(ctx context.Context, name, id string, parts []Par
 	case !is:
 		return apierr.Errorf(apierr.InvalidParameterValue, "'%s' was replaced or deleted by another request before its upload was complete", name)
 	}
-	return record(written)
+	return s.recorded(ctx, name, record(written))
 }
 
 // isOf reports whether the object is the one of the upload with a mark.

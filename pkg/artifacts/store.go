@@ -1,5 +1,3 @@
-// Package artifacts keeps the files of runs in a blob store and serves them
-// through MLflow's proxied artifact API.
 package artifacts
 
 import (
@@ -10,10 +8,9 @@ import (
 	"hash/maphash"
 	"io"
 	"io/fs"
-	"mime"
-	"os"
+	"net/url"
 	"path"
-	"regexp"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -31,14 +28,10 @@ const (
 	maxList = 100_000
 	// maxDeletedBytes bounds the paths that are deleted under one record, in bytes.
 	maxDeletedBytes = 256 << 10
-
-	octets    = "application/octet-stream"
-	plainText = "text/plain"
+	// retryAfter is how long clients are asked to wait for a store that does not
+	// work now.
+	retryAfter = 10 * time.Second
 )
-
-// unfinished matches what gocloud.dev/blob/fileblob names a file until its
-// upload is done; it stays when the process is killed before that.
-var unfinished = regexp.MustCompile(`\.[0-9a-f]{16}\.tmp$`)
 
 // File is an entry of a directory.
 type File struct {
@@ -50,30 +43,39 @@ type File struct {
 // Store holds artifacts by slash-separated path. Paths must be clean,
 // relative and without "..".
 type Store struct {
-	bucket *blob.Bucket
-	disk   *disk // nil for a store that is not on a file system
-	locks  [256]sync.Mutex
+	files  files
+	bucket *blob.Bucket // nil for a store on a file system
+	locks  [256]sync.RWMutex
 	seed   maphash.Seed
 }
 
-// OpenStore opens the store at a gocloud.dev/blob URL. The caller imports the
-// driver of its scheme. What killed processes have left of uploads on a file
-// system is removed meanwhile.
+// OpenStore opens the store at a URL: file:///a/directory, which is made if it is
+// not there, or one of gocloud.dev/blob, whose driver the caller imports. What
+// killed processes have left of uploads on a file system is removed meanwhile.
 func OpenStore(ctx context.Context, location string) (*Store, error) {
-	bucket, err := blob.OpenBucket(ctx, location)
+	s := &Store{seed: maphash.MakeSeed()}
+	u, err := url.Parse(location)
+	if err == nil && u.Scheme == "file" {
+		s.files, err = openDisk(filepath.FromSlash(u.Path), time.Now())
+	} else if err == nil {
+		s.bucket, err = blob.OpenBucket(ctx, location)
+		s.files = bucketFiles{s.bucket}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open artifact store %s: %w", location, err)
 	}
-	return &Store{bucket: bucket, disk: openDisk(location, time.Now()), seed: maphash.MakeSeed()}, nil
+	return s, nil
 }
 
-// Ready reports whether the store answers.
-func (s *Store) Ready(ctx context.Context) error {
-	ok, err := s.bucket.IsAccessible(ctx)
-	if err == nil && !ok {
-		err = errors.New("no such bucket or directory")
-	}
-	if err != nil {
+// Ready reports whether artifacts can be read.
+func (s *Store) Ready(ctx context.Context) error { return s.ready(ctx, false) }
+
+// Writable reports whether artifacts can be read and written: on a file system
+// also whether it is full.
+func (s *Store) Writable(ctx context.Context) error { return s.ready(ctx, true) }
+
+func (s *Store) ready(ctx context.Context, write bool) error {
+	if err := s.files.ready(ctx, write); err != nil {
 		return fmt.Errorf("artifact store: %w", err)
 	}
 	return nil
@@ -85,56 +87,94 @@ type Written struct {
 	SHA256 [sha256.Size]byte
 }
 
-// Write stores what r holds at name, whole or not at all. record is called once
-// it is there, on a file system also after a power failure; its error is
-// returned as it is.
+// Write stores what r holds at name, whole or not at all; what r ends with other
+// than io.EOF is the client's fault. record is called once it is there, on a file
+// system also after a power failure; its error is returned as it is. One of code
+// RESOURCE_DOES_NOT_EXIST says that whose artifact it is has been purged: then it
+// is removed again.
 func (s *Store) Write(ctx context.Context, name string, r io.Reader, record func(Written) error) error {
-	// A writer whose context ends before Close leaves nothing behind.
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var file *os.File // on a file system: what is renamed when the writer is closed
-	w, err := s.bucket.NewWriter(ctx, name, &blob.WriterOptions{
-		ContentType: ContentType(name),
-		BeforeWrite: func(as func(any) bool) error { as(&file); return nil },
-	})
+	up, err := s.files.create(ctx, name)
 	if err != nil {
 		return storeError("write", name, err)
 	}
 	digest := sha256.New()
-	size, err := io.Copy(io.MultiWriter(w, digest), r)
-	if err == nil && file != nil {
-		err = file.Sync()
-	}
-	if err != nil {
-		cancel()
-		return storeError("write", name, errors.Join(err, ignoreCanceled(w.Close())))
-	}
-	defer s.lock(name)()
-	if err := w.Close(); err != nil {
+	body := &client{Reader: r}
+	size, err := io.Copy(io.MultiWriter(up, digest), body)
+	if err != nil || ctx.Err() != nil {
+		up.abort()
+		if body.err != nil || ctx.Err() != nil {
+			return brokenUpload(name, errors.Join(body.err, ctx.Err()))
+		}
 		return storeError("write", name, err)
 	}
-	if file != nil {
-		if err := s.disk.syncDirs(file.Name()); err != nil {
-			return storeError("write", name, err)
+	defer s.lock(name)()
+	if err := up.commit(); err != nil {
+		if ctx.Err() != nil {
+			return brokenUpload(name, errors.Join(err, ctx.Err()))
+		}
+		return storeError("write", name, err)
+	}
+	return s.recorded(ctx, name, record(Written{Size: size, SHA256: [sha256.Size]byte(digest.Sum(nil))}))
+}
+
+// recorded returns what recording a new artifact has returned, and removes the
+// artifact if that is of what was purged.
+func (s *Store) recorded(ctx context.Context, name string, err error) error {
+	if apierr.CodeOf(err) != apierr.ResourceDoesNotExist {
+		return err
+	}
+	if err := s.remove(context.WithoutCancel(ctx), name); err != nil {
+		return err
+	}
+	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		if err := s.files.prune(dir); err != nil {
+			return storeError("delete", dir, err)
 		}
 	}
-	return record(Written{Size: size, SHA256: [sha256.Size]byte(digest.Sum(nil))})
+	return err
+}
+
+// client reads a request, and keeps why that ended.
+type client struct {
+	io.Reader
+	err error // nil at the end of what the client sends
+}
+
+func (c *client) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		c.err = err
+	}
+	return n, err
+}
+
+// brokenUpload is the error of an upload that its client did not finish.
+func brokenUpload(name string, err error) error {
+	err = fmt.Errorf("receive artifact %q: %w", name, err)
+	if e, ok := errors.AsType[*apierr.Error](err); ok {
+		return e
+	}
+	return apierr.Wrap(err, apierr.BadRequest, fmt.Sprintf("The upload of '%s' broke off before its end: nothing was stored. Send it again.", name))
 }
 
 // lock is held while a file is put in place and while that is recorded: of two
 // uploads at once in this process, the one that stays is recorded last. It
 // returns what ends it.
 func (s *Store) lock(name string) (unlock func()) {
-	l := &s.locks[maphash.String(s.seed, name)%uint64(len(s.locks))]
+	l := s.lockOf(name)
 	l.Lock()
 	return l.Unlock
 }
 
-func ignoreCanceled(err error) error {
-	if errors.Is(err, context.Canceled) || gcerrors.Code(err) == gcerrors.Canceled {
-		return nil
-	}
-	return err
+// lockReading is held while a file is opened and its record is looked up.
+func (s *Store) lockReading(name string) (unlock func()) {
+	l := s.lockOf(name)
+	l.RLock()
+	return l.RUnlock
+}
+
+func (s *Store) lockOf(name string) *sync.RWMutex {
+	return &s.locks[maphash.String(s.seed, name)%uint64(len(s.locks))]
 }
 
 // Reader reads one artifact. It must be closed.
@@ -146,36 +186,25 @@ type Reader struct {
 
 // Open opens an artifact; RESOURCE_DOES_NOT_EXIST when there is none.
 func (s *Store) Open(ctx context.Context, name string) (*Reader, error) {
-	r, err := s.bucket.NewReader(ctx, name, nil)
+	r, err := s.files.open(ctx, name)
 	if err != nil {
 		return nil, storeError("read", name, err)
 	}
-	return &Reader{ReadSeekCloser: r, Size: r.Size(), ModTime: r.ModTime()}, nil
+	return r, nil
 }
 
 // List returns the entries of a directory ("" is the root), sorted by name. A
 // directory that does not exist is empty.
 func (s *Store) List(ctx context.Context, dir string) ([]File, error) {
-	prefix := dir
-	if dir != "" {
-		prefix += "/"
-	}
 	var files []File
-	for it := s.bucket.List(&blob.ListOptions{Prefix: prefix, Delimiter: "/"}); ; {
-		object, err := it.Next(ctx)
-		if errors.Is(err, io.EOF) {
-			break
-		}
+	for f, err := range s.files.list(ctx, dir) {
 		if err != nil {
 			return nil, storeError("list", dir, err)
 		}
 		if len(files) == maxList {
 			return nil, apierr.Errorf(apierr.InvalidParameterValue, "Directory '%s' holds more than %d files", dir, maxList)
 		}
-		if unfinished.MatchString(object.Key) {
-			continue
-		}
-		files = append(files, File{Name: path.Base(object.Key), IsDir: object.IsDir, Size: object.Size})
+		files = append(files, f)
 	}
 	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
 	return files, nil
@@ -185,111 +214,114 @@ func (s *Store) List(ctx context.Context, dir string) ([]File, error) {
 // error. record is called with the paths of some artifacts before they are
 // removed, until all are; its error is returned as it is, and the rest stays.
 func (s *Store) Delete(ctx context.Context, name string, record func(names []string) error) error {
-	var names []string
-	size := 0 // of the names, in bytes
-	removeAll := func() error {
-		if len(names) == 0 {
-			return nil
-		}
-		if err := record(names); err != nil {
-			return err
-		}
-		for _, n := range names {
-			if err := s.remove(ctx, n); err != nil {
-				return err
-			}
-		}
-		names, size = names[:0], 0
-		return nil
-	}
-	for it := s.bucket.List(&blob.ListOptions{Prefix: name + "/"}); ; {
-		object, err := it.Next(ctx)
-		if errors.Is(err, io.EOF) {
-			break
+	removal := removal{store: s, record: record}
+	for e, err := range s.files.walk(ctx, name) {
+		if err == nil {
+			err = removal.add(ctx, e)
 		}
 		if err != nil {
 			return storeError("delete", name, err)
 		}
-		if unfinished.MatchString(object.Key) {
-			continue // somebody is writing it
-		}
-		names = append(names, object.Key)
-		if size += len(object.Key); size >= maxDeletedBytes {
-			if err := removeAll(); err != nil {
-				return err
-			}
-		}
 	}
-	isFile, err := s.bucket.Exists(ctx, name)
+	isFile, err := s.files.exists(ctx, name)
+	if err == nil && isFile {
+		err = removal.add(ctx, entry{name: name})
+	}
+	if err == nil {
+		err = removal.end(ctx)
+	}
+	if err == nil && !isFile {
+		err = s.files.prune(name)
+	}
 	if err != nil {
 		return storeError("delete", name, err)
 	}
-	if isFile {
-		names = append(names, name)
-	}
-	if err := removeAll(); err != nil || isFile {
-		return err
-	}
-	return s.remove(ctx, name) // an empty directory
+	return nil
 }
 
-// remove removes one artifact. On a file system the name may be a directory
-// that held artifacts; what is left of it holds none.
+// removal removes what is found, a part at a time.
+type removal struct {
+	store  *Store
+	record func(names []string) error // is told of artifacts before they are removed
+	found  []entry
+	names  []string // of the artifacts in found
+	size   int      // of what was found, in bytes of names
+}
+
+func (r *removal) add(ctx context.Context, e entry) error {
+	r.found = append(r.found, e)
+	if e.kind == regular {
+		r.names = append(r.names, e.name)
+	}
+	if r.size += len(e.name); r.size >= maxDeletedBytes {
+		return r.end(ctx)
+	}
+	return nil
+}
+
+func (r *removal) end(ctx context.Context) error {
+	if len(r.names) > 0 {
+		if err := r.record(r.names); err != nil {
+			return recordError{err}
+		}
+	}
+	for _, e := range r.found {
+		remove := func() error { return r.store.files.remove(ctx, e.name) }
+		if e.kind == directory {
+			remove = func() error { return r.store.files.prune(e.name) }
+		}
+		if err := remove(); err != nil {
+			return err
+		}
+	}
+	r.found, r.names, r.size = r.found[:0], r.names[:0], 0
+	return nil
+}
+
 func (s *Store) remove(ctx context.Context, name string) error {
-	err := s.bucket.Delete(ctx, name)
-	if err != nil && gcerrors.Code(err) != gcerrors.NotFound && !errors.Is(err, syscall.ENOTEMPTY) {
+	if err := s.files.remove(ctx, name); err != nil {
 		return storeError("delete", name, err)
 	}
 	return nil
 }
 
 // Close releases the store.
-func (s *Store) Close() error {
-	s.disk.close()
-	return s.bucket.Close()
-}
+func (s *Store) Close() error { return s.files.close() }
+
+// recordError is the error of recording something, which is no error of a store.
+type recordError struct{ error }
 
 func storeError(doing, name string, err error) error {
-	err = fmt.Errorf("%s artifact %q: %w", doing, name, err)
+	if e, ok := errors.AsType[recordError](err); ok {
+		return e.error
+	}
 	if e, ok := errors.AsType[*apierr.Error](err); ok {
 		return e
 	}
-	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EISDIR) || errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENAMETOOLONG) {
-		return apierr.Wrap(err, apierr.InvalidParameterValue, fmt.Sprintf("'%s' cannot be a file here", name))
+	err = fmt.Errorf("%s artifact %q: %w", doing, name, err)
+	for _, refusal := range []error{syscall.ENOTDIR, syscall.EISDIR, fs.ErrExist, syscall.ENAMETOOLONG, syscall.ENOTEMPTY} {
+		if errors.Is(err, refusal) {
+			return apierr.Wrap(err, apierr.InvalidParameterValue, fmt.Sprintf("'%s' cannot be a file here", name))
+		}
 	}
-	switch gcerrors.Code(err) {
-	case gcerrors.NotFound:
-		return apierr.Wrap(err, apierr.ResourceDoesNotExist, fmt.Sprintf("No such artifact: '%s'", name))
-	case gcerrors.InvalidArgument:
-		return apierr.Wrap(err, apierr.InvalidParameterValue, "Invalid path")
-	case gcerrors.Canceled, gcerrors.DeadlineExceeded:
-		return apierr.Wrap(err, apierr.TemporarilyUnavailable, "The artifact was not transferred in time")
-	default:
-		return apierr.Wrap(err, apierr.TemporarilyUnavailable, "The artifact store does not answer")
+	unavailable := func(message string) error {
+		return apierr.Wrap(err, apierr.TemporarilyUnavailable, message).WithRetryAfter(retryAfter)
 	}
-}
-
-// ContentType returns the type that MLflow serves a file as
-// (mlflow/utils/mime_type_utils.py): text for what is text, octets for what is
-// unknown.
-func ContentType(name string) string {
-	ext := path.Ext(name)
+	code := gcerrors.Code(err)
 	switch {
-	case slices.Contains(textFiles, path.Base(name)), slices.Contains(textExtensions, ext):
-		return plainText
-	case ext == "":
-		return octets
+	case errors.Is(err, errLink):
+		return apierr.Wrap(err, apierr.InvalidParameterValue, fmt.Sprintf("'%s' leads through a symbolic link, which the artifact store does not follow", name))
+	case errors.Is(err, errDamaged):
+		return damaged(name)
+	case errors.Is(err, fs.ErrNotExist), code == gcerrors.NotFound:
+		return apierr.Wrap(err, apierr.ResourceDoesNotExist, fmt.Sprintf("No such artifact: '%s'", name))
+	case code == gcerrors.InvalidArgument:
+		return apierr.Wrap(err, apierr.InvalidParameterValue, fmt.Sprintf("Invalid path '%s'", name))
+	case isFull(err):
+		return unavailable("The artifact store is full. Free space in it, then try again.")
+	case code == gcerrors.Canceled, code == gcerrors.DeadlineExceeded:
+		return unavailable("The artifact was not transferred in time")
+	default:
+		return unavailable("The artifact store does not answer")
 	}
-	if t := mime.TypeByExtension(ext); t != "" {
-		return t
-	}
-	return octets
 }
-
-var (
-	textFiles      = []string{"MLmodel", "MLproject"}
-	textExtensions = []string{
-		".txt", ".log", ".err", ".cfg", ".conf", ".cnf", ".cf", ".ini", ".properties", ".prop", ".hocon", ".toml", ".yaml",
-		".yml", ".xml", ".json", ".js", ".py", ".py3", ".csv", ".tsv", ".md", ".rst", ".ipynb",
-	}
-)

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 )
 
@@ -150,41 +149,44 @@ type PresignedDownload struct {
 }
 
 // ValidateArtifactPath checks a path relative to the root of a run's artifacts,
-// and returns its shortest form: "" is the root itself. It refuses, with an *apierr.Error of code InvalidParameterValue, a path that
-// is absolute or a file: URI, that has a ".." in it, a '#', a backslash or a
-// control character, or that has any of these once it is URL-decoded, however
-// often. What it returns is not decoded, since file names may hold a '%'.
+// and returns the one name by which MLflow's server and client know what is
+// there: decoded as often as it is URL-encoded, control characters encoded, and
+// in its shortest form; "" is the root itself. It refuses, with an *apierr.Error
+// of code InvalidParameterValue, a path that, once decoded, is absolute, on
+// Windows too, or a file: URI, that has an element ".." or a '#' in it.
 func ValidateArtifactPath(p string) (string, error) {
-	invalid := invalidf("Invalid path")
-	if !utf8.ValidString(p) || strings.ContainsFunc(p, unicode.IsControl) {
-		return "", invalid
-	}
-	form := p
 	for range maxDecodings {
-		if !isSafePath(form) {
-			return "", invalid
+		name, ok := normalPath(p)
+		if !ok || !isSafePath(name) {
+			break
 		}
-		decoded := percentDecode(form)
-		if decoded == form {
-			if p = path.Clean(p); p == "." {
-				return "", nil
-			}
-			return p, nil
+		if name = path.Clean(name); name == "." {
+			return "", nil
 		}
-		form = decoded
+		if name == p {
+			return name, nil
+		}
+		p = name // what was cut off may have hidden an end that is cut off too
 	}
-	return "", invalid
+	return "", invalidf("Invalid path")
 }
 
 func isSafePath(p string) bool {
-	if strings.ContainsAny(p, "#\\\x00") || strings.HasPrefix(p, "/") {
-		return false
-	}
-	if scheme, rest, ok := strings.Cut(p, ":"); ok &&
-		(strings.EqualFold(scheme, "file") || len(scheme) == 1 && strings.HasPrefix(rest, "/")) {
+	if strings.Contains(p, "#") || strings.HasPrefix(p, "/") || isWindowsAbsolute(p) || parseLocation(p).scheme == "file" {
 		return false
 	}
 	return !slices.Contains(strings.Split(p, "/"), "..")
+}
+
+// isWindowsAbsolute reports whether a path begins with a drive and a separator,
+// or with a host and a share.
+func isWindowsAbsolute(p string) bool {
+	const separators = `\/`
+	_, drive := utf8.DecodeRuneInString(p)
+	if rest, ok := strings.CutPrefix(p[drive:], ":"); ok && rest != "" {
+		return strings.Contains(separators, rest[:1])
+	}
+	return len(p) > 1 && strings.Contains(separators, p[:1]) && strings.Contains(separators, p[1:2]) && strings.ContainsAny(p[2:], separators)
 }
 
 // maxDecodings bounds how many times over a path may be URL-encoded.

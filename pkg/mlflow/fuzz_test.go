@@ -291,5 +291,8 @@ func FuzzValidate(f *testing.F) {
 		if pathErr == nil && (strings.HasPrefix(path, "/") || strings.Contains("/"+path+"/", "/../")) {
 			t.Fatalf("%q is taken for a safe path", s)
 		}
+		if again, err := ValidateArtifactPath(path); pathErr == nil && (again != path || err != nil) {
+			t.Fatalf("%q is at %q, which is at %q, %v", s, path, again, err)
+		}
 	})
 }

@@ -2,7 +2,6 @@ package mlflow
 
 import (
 	"fmt"
-	"net/url"
 	"path"
 	"strconv"
 	"strings"
@@ -303,12 +302,12 @@ func checkPlainTag(t Tag, valueLimit int) *apierr.Error {
 
 // ValidateArtifactLocation checks the root of an experiment's artifacts.
 func ValidateArtifactLocation(uri string) error {
-	before, fragment, _ := strings.Cut(uri, "#")
-	before, query, _ := strings.Cut(before, "?")
-	if fragment != "" || strings.Contains(before[strings.LastIndexByte(before, '/')+1:], ";") {
+	l := parseLocation(uri)
+	_, params, _ := strings.Cut(l.path[strings.LastIndexByte(l.path, '/')+1:], ";")
+	if l.fragment != "" || params != "" && usesParams(l.scheme) {
 		return invalidf("'artifact_location' URL can't include fragments or params.")
 	}
-	if decoded, err := url.QueryUnescape(query); err != nil || strings.Contains(decoded, "..") {
+	if query, ok := normalPath(l.query); !ok || strings.Contains(query, "..") {
 		return invalidf("Invalid query string")
 	}
 	if strings.HasPrefix(uri, "runs:") {

@@ -204,27 +204,6 @@ func TestValidateMaxResults(t *testing.T) {
 	checkMessage(t, ValidateVersionsMaxResults(200_000), "")
 }
 
-func TestValidateArtifactPath(t *testing.T) {
-	t.Attr("covers", "artifact-paths")
-	for in, want := range map[string]string{
-		"": "", ".": "", "./": "", "a/b.txt": "a/b.txt", "a//b/": "a/b", "a/.": "a", "a%20b": "a%20b", "a%252Fb": "a%252Fb",
-		"k%step%1%timestamp%123%ab.png": "k%step%1%timestamp%123%ab.png",
-		"a..b":                          "a..b", "...": "...", "100%": "100%", "a:b": "a:b", "ü/日": "ü/日",
-	} {
-		if got, err := ValidateArtifactPath(in); got != want || err != nil {
-			t.Errorf("%q: got %q, %v, want %q", in, got, err, want)
-		}
-	}
-	for _, path := range []string{
-		"..", "../x", "a/../b", "a/..", "/x", "//x", "a#b", "a%23b", "a%2523b", `a\b`, "%2e%2e/x", "%252e%252e%252fx",
-		"%2Fetc", `\\host\share`, "C:/x", "file:///etc/passwd", "FILE:x", "%5c..", "a/%2e./b", "\xff", "a\x00", "a%00", "a\nb",
-		"%" + strings.Repeat("25", 12) + "2e",
-	} {
-		_, err := ValidateArtifactPath(path)
-		checkMessage(t, err, "Invalid path")
-	}
-}
-
 func TestMessages(t *testing.T) {
 	for _, tt := range []struct {
 		err  *apierr.Error

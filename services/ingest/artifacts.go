@@ -18,15 +18,29 @@ const recordTimeout = 30 * time.Second
 
 // RecordArtifact appends an event about the artifacts of a run or a logged model,
 // events.NoOwner for neither, and says in the answer's headers where it is. It is
-// committed even when the client has gone: what it is about has happened.
+// committed even when the client has gone: what it is about has happened. An
+// upload for what is purged, or is being purged at the same time, is a
+// RESOURCE_DOES_NOT_EXIST: nobody would ever delete it.
 func (s *Service) RecordArtifact(c echo.Context, experimentID, owner string, e *events.Event) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request().Context()), recordTimeout)
 	defer cancel()
 	a := httpapi.Attributes(c, source)
 	a.IdempotencyKey = "" // sending a file again is another upload
 	_, subject := s.log.ArtifactSubject(cmp.Or(experimentID, events.NoOwner), owner)
-	pos, err := s.shardOf(owner).lane.Do(ctx, func(_ context.Context, b *eventlog.Batch) error {
-		return b.Append(subject, a, e, eventlog.Expect{}, nil)
+	shard := s.shardOf(owner)
+	lane, expect := shard.lane, anything
+	switch uploaded := e.GetArtifactUploaded() != nil; {
+	case uploaded && events.ValidRunID(owner):
+		expect = shard.expectKept
+	case uploaded && events.ValidLoggedModelID(owner):
+		lane, expect = s.models.lane(owner), s.models.expectKept
+	}
+	pos, err := lane.Do(ctx, func(ctx context.Context, b *eventlog.Batch) error {
+		expected, committed, err := expect(ctx, owner)
+		if err != nil {
+			return err
+		}
+		return b.Append(subject, a, e, expected, committed)
 	})
 	s.instruments.command("artifacts/record", err)
 	if err != nil {
@@ -35,4 +49,9 @@ func (s *Service) RecordArtifact(c echo.Context, experimentID, owner string, e *
 	c.Response().Header().Set(httpapi.HeaderStream, pos.Stream)
 	c.Response().Header().Set(httpapi.HeaderSeq, strconv.FormatUint(pos.Seq, 10))
 	return nil
+}
+
+// anything expects nothing of an owner.
+func anything(context.Context, string) (expect eventlog.Expect, committed func(seq uint64), err error) {
+	return expect, nil, nil
 }

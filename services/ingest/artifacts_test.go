@@ -1,14 +1,23 @@
 package ingest_test
 
 import (
+	"bytes"
+	"context"
+	"crypto/sha256"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/artifacts"
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/httpapi"
@@ -63,6 +72,182 @@ func TestArtifactsOfABusyRun(t *testing.T) {
 	}
 	if found != n {
 		t.Errorf("%d uploads are recorded, want %d", found, n)
+	}
+}
+
+// An upload to what is purged is refused, whichever process has purged it.
+func TestNoArtifactIsRecordedForWhatIsPurged(t *testing.T) {
+	log := openLog(t)
+	one, url := startService(t, ingest.Config{Log: log})
+	two, otherURL := startService(t, ingest.Config{Log: log})
+	run, _ := createRun(t, url, object{})
+	model := createModel(t, url, object{"experiment_id": "0", "name": "m"})
+	owners := map[string]func(){
+		run:   func() { must(t, url, "/runs/delete", object{"run_id": run}) },
+		model: func() { exchange(t, http.MethodDelete, url+"/api/2.0/mlflow/logged-models/"+model, nil) },
+	}
+	record := func(what string, want apierr.Code) {
+		t.Helper()
+		for name, s := range map[string]*ingest.Service{"one": one, "two": two} {
+			for owner := range owners {
+				if _, _, err := uploaded(t, s, owner, "f"); apierr.CodeOf(err) != want {
+					t.Errorf("service %s, %s, %s: %v, want %q", name, what, owner, err, want)
+				}
+			}
+		}
+	}
+	must(t, otherURL, "/runs/set-tag", object{"run_id": run, "key": "k", "value": "v"})
+	record("active", "")
+	for _, remove := range owners {
+		remove()
+	}
+	record("deleted", "")
+	for _, path := range []string{"/runs/" + run, "/logged-models/" + model} {
+		if r := purge(t, http.MethodPost, url, path); r.status != 200 {
+			t.Fatalf("purge: %d %v", r.status, r.body)
+		}
+	}
+	record("purged", apierr.ResourceDoesNotExist)
+	three, _ := startService(t, ingest.Config{Log: log})
+	for owner := range owners {
+		if _, _, err := uploaded(t, three, owner, "f"); apierr.CodeOf(err) != apierr.ResourceDoesNotExist {
+			t.Errorf("a new service, %s: %v", owner, err)
+		}
+	}
+	for _, owner := range []string{events.NoOwner, strings.Repeat("0", 32), "m-" + strings.Repeat("0", 32)} {
+		if _, _, err := uploaded(t, one, owner, "f"); err != nil {
+			t.Errorf("%s, which nobody has purged: %v", owner, err)
+		}
+	}
+}
+
+// Whatever is uploaded while a run is purged, nothing of it stays.
+func TestAPurgeLeavesNothingOfUploadsAtOnce(t *testing.T) {
+	log := openLog(t)
+	dir := t.TempDir()
+	store, err := artifacts.OpenStore(t.Context(), "file://"+dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	s, url := startService(t, ingest.Config{
+		Log: log,
+		PurgeArtifacts: func(ctx context.Context, uri, id string, dry bool, record ingest.RecordArtifacts) (int64, int64, bool, error) {
+			return store.Purge(ctx, uri, id, dry, func(at artifacts.Place, e *events.Event) error {
+				return record(at.ExperimentID, at.Owner(), e)
+			})
+		},
+	})
+	e := echo.New()
+	artifacts.NewProxy(artifacts.Config{Store: store, Record: func(c echo.Context, at artifacts.Place, event *events.Event) error {
+		return s.RecordArtifact(c, at.ExperimentID, at.Owner(), event)
+	}}).Register(e)
+	e.HTTPErrorHandler = func(err error, c echo.Context) { _ = c.NoContent(apierr.CodeOf(err).HTTPStatus()) }
+	var refused, taken atomic.Int64
+	for range 15 {
+		run, _ := createRun(t, url, object{})
+		must(t, url, "/runs/delete", object{"run_id": run})
+		var group sync.WaitGroup
+		for i := range 6 {
+			group.Go(func() {
+				for j := range 4 {
+					path := fmt.Sprintf("/api/2.0/mlflow-artifacts/artifacts/0/%s/artifacts/%d/%d", run, i, j)
+					answer := httptest.NewRecorder()
+					e.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodPut, path, strings.NewReader("x")))
+					switch answer.Code {
+					case http.StatusOK:
+						taken.Add(1)
+					case http.StatusNotFound:
+						refused.Add(1)
+					default:
+						t.Errorf("an upload: %d %s", answer.Code, answer.Body)
+					}
+				}
+			})
+		}
+		group.Go(func() {
+			if r := purge(t, http.MethodPost, url, "/runs/"+run); r.status != 200 {
+				t.Errorf("purge: %d %v", r.status, r.body)
+			}
+		})
+		group.Wait()
+		if _, err := os.Stat(filepath.Join(dir, "0", run)); !os.IsNotExist(err) {
+			t.Errorf("run %s is purged, and its directory is there: %v", run, err)
+		}
+	}
+	t.Logf("%d uploads were before a purge, and %d behind it", taken.Load(), refused.Load())
+}
+
+// The digest of an artifact is that of the log's last event about it, whoever wrote
+// that.
+func TestDigestsAreThoseOfTheLog(t *testing.T) {
+	log := openLog(t)
+	s, url := startService(t, ingest.Config{Log: log})
+	run, _ := createRun(t, url, object{})
+	digests, err := artifacts.NewDigests(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := func(experiment, owner string, e *events.Event) {
+		t.Helper()
+		c := echo.New().NewContext(httptest.NewRequestWithContext(t.Context(), http.MethodPut, "/", nil), httptest.NewRecorder())
+		if err := s.RecordArtifact(c, experiment, owner, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, owner := range []string{run, "m-" + strings.Repeat("0", 32), events.NoOwner} {
+		dir := map[bool]string{true: "0/", false: "0/models/"}[owner == run] + owner + "/artifacts/"
+		experiment := "0"
+		if owner == events.NoOwner {
+			dir, experiment = "elsewhere/", events.NoOwner
+		}
+		upload := func(name string, fill byte) {
+			t.Helper()
+			sum := bytes.Repeat([]byte{fill}, sha256.Size)
+			record(experiment, owner, &events.Event{Data: &events.Event_ArtifactUploaded{ArtifactUploaded: &events.ArtifactUploaded{Path: dir + name, Sha256: sum}}})
+		}
+		want := func(name string, fill byte, known bool) {
+			t.Helper()
+			got, ok, err := digests.Of(t.Context(), dir+name)
+			if ok != known || err != nil || ok && got != [sha256.Size]byte(bytes.Repeat([]byte{fill}, sha256.Size)) {
+				t.Errorf("%s: %x, %v, %v", dir+name, got, ok, err)
+			}
+		}
+		want("a", 0, false)
+		upload("a", 1)
+		upload("b", 2)
+		want("a", 1, true)
+		upload("a", 3)
+		want("a", 3, true)
+		want("b", 2, true)
+		record(experiment, owner, &events.Event{Data: &events.Event_ArtifactsDeleted{ArtifactsDeleted: &events.ArtifactsDeleted{Paths: []string{dir + "b"}}}})
+		want("b", 0, false)
+		want("a", 3, true)
+	}
+}
+
+// A relative location is kept as the directory that it is on the server, and
+// repeating the request is repeating it.
+func TestRelativeLocationsAreKeptWhole(t *testing.T) {
+	log := openLog(t)
+	_, url := startService(t, ingest.Config{Log: log, WorkingDir: "/srv/dir"})
+	for given, want := range map[string]string{
+		"rel": "/srv/dir/rel", "./a%20b/": "/srv/dir/a b", "file:rel": "file:///srv/dir/rel", "/abs": "/abs", "s3://b/x": "s3://b/x", "": "",
+	} {
+		body := object{"name": "in " + given, "artifact_location": given}
+		id := must(t, url, "/experiments/create", body).body["experiment_id"]
+		if want == "" {
+			want = fmt.Sprintf("mlflow-artifacts:/%s", id)
+		}
+		rec, err := log.Last(t.Context(), events.StreamExperiments, events.ExperimentSubject(id.(string)))
+		if got := rec.GetExperimentCreated().GetArtifactLocation(); got != want || err != nil {
+			t.Errorf("%q is kept as %q, %v; want %q", given, got, err, want)
+		}
+	}
+	for _, body := range []object{{"name": "a", "artifact_location": "file://host/x"}, {"name": "b", "artifact_location": strings.Repeat("x", 2048)}} {
+		if r := call(t, url, "/experiments/create", body); r.status != 400 {
+			t.Errorf("%d %v", r.status, r.body)
+		}
 	}
 }
 

@@ -34,6 +34,14 @@ func (s *Service) createExperiment(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	if req.ArtifactLocation != "" {
+		if req.ArtifactLocation, err = mlflow.ResolveArtifactLocation(req.ArtifactLocation, s.workingDir); err != nil {
+			return err
+		}
+		if err := mlflow.ValidateArtifactLocation(req.ArtifactLocation); err != nil {
+			return err
+		}
+	}
 	ctx := c.Request().Context()
 	var id string
 	pos, err := s.experiments.do(ctx, a, func(d *directory) (*events.Event, error) {

@@ -97,7 +97,7 @@ var modelStatusNames = map[events.LoggedModelStatus]mlflow.LoggedModelStatus{
 // location of its experiment. Without a name it gets one that is made up.
 func modelCreation(id string, x *experiment, req *mlflow.CreateLoggedModel) *events.Event {
 	c := &events.LoggedModelCreated{
-		ModelId: id, ExperimentId: x.ID, ArtifactUri: artifactURI(x.ArtifactLocation, "models/"+id),
+		ModelId: id, ExperimentId: x.ID, ArtifactUri: mlflow.ArtifactURI(x.ArtifactLocation, "models/"+id+"/artifacts"),
 		ModelType: req.ModelType, SourceRunId: req.SourceRunID, Parameters: eventParameters(req.Params), Tags: eventTags(req.Tags),
 	}
 	if req.Name != nil {

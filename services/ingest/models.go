@@ -34,11 +34,28 @@ func (s *models) close() {
 	}
 }
 
+func (s *models) lane(id string) *eventlog.Lane { return s.lanes[events.Shard(id, len(s.lanes))] }
+
+// expectKept returns what a message must expect that is for a logged model only
+// while it is not purged, nothing for one that the log does not know. For a purged
+// one it returns RESOURCE_DOES_NOT_EXIST.
+func (s *models) expectKept(ctx context.Context, id string) (expect eventlog.Expect, committed func(seq uint64), err error) {
+	m, err := s.read(ctx, id)
+	switch {
+	case err != nil || m.created == nil:
+		return expect, nil, err
+	case m.purge != kept:
+		return expect, nil, mlflow.LoggedModelNotFound(id)
+	}
+	_, subject := s.log.LoggedModelSubject(m.created.GetExperimentId(), id)
+	return eventlog.Expect{Subject: subject, Seq: m.lastSeq}, nil, nil
+}
+
 // do runs a command and returns the model as it is then. A model that does not
 // exist has a nil creation; decide says what that means.
 func (s *models) do(ctx context.Context, id string, a events.Attributes, decide func(*model) (*events.Event, error)) (*model, eventlog.Position, error) {
 	var m *model
-	pos, err := s.lanes[events.Shard(id, len(s.lanes))].Do(ctx, func(ctx context.Context, b *eventlog.Batch) (err error) {
+	pos, err := s.lane(id).Do(ctx, func(ctx context.Context, b *eventlog.Batch) (err error) {
 		if m, err = s.read(ctx, id); err != nil {
 			return err
 		}

@@ -3,7 +3,6 @@ package ingest
 import (
 	"maps"
 	"slices"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -179,23 +178,12 @@ func creation(id string, x *experiment, req *mlflow.CreateRun, now int64) (*even
 	}
 	c := &events.RunCreated{
 		RunId: id, ExperimentId: x.ID, Name: name, UserId: req.UserID, StartTime: start,
-		ArtifactUri: artifactURI(x.ArtifactLocation, id),
+		ArtifactUri: mlflow.ArtifactURI(x.ArtifactLocation, id+"/artifacts"),
 	}
 	for _, key := range slices.Sorted(maps.Keys(tags)) {
 		c.Tags = append(c.Tags, &events.Tag{Key: key, Value: tags[key]})
 	}
 	return c, nil
-}
-
-// artifactURI returns where the artifacts of an owner are, a run or "models/" and
-// a logged model: below the location of its experiment's, whose query or
-// fragment stays last.
-func artifactURI(location, owner string) string {
-	var rest string
-	if i := strings.IndexAny(location, "?#"); i >= 0 && strings.Contains(location, "://") {
-		location, rest = location[:i], location[i:]
-	}
-	return strings.TrimSuffix(location, "/") + "/" + owner + "/artifacts" + rest
 }
 
 func tagsSet(id string, tags []mlflow.Tag) *events.Event {

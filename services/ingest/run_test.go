@@ -179,20 +179,6 @@ func TestDirectoryDecisions(t *testing.T) {
 	})
 }
 
-func TestArtifactURI(t *testing.T) {
-	for location, want := range map[string]string{
-		"mlflow-artifacts:/7":        "mlflow-artifacts:/7/r/artifacts",
-		"s3://bucket/a/":             "s3://bucket/a/r/artifacts",
-		"s3://bucket/a?endpoint=e/f": "s3://bucket/a/r/artifacts?endpoint=e/f",
-		"wasbs://c@a/p/#f":           "wasbs://c@a/p/r/artifacts#f",
-		"/data/what?":                "/data/what?/r/artifacts",
-	} {
-		if got := artifactURI(location, "r"); got != want {
-			t.Errorf("artifacts below %s are in %s, want %s", location, got, want)
-		}
-	}
-}
-
 func TestRunCacheIsBounded(t *testing.T) {
 	const limit = 1 << 20
 	c, err := newRunCache(limit)

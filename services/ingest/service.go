@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 
@@ -33,8 +34,11 @@ type Config struct {
 	// PurgeArtifacts empties the artifact store of what is purged; nil is a server
 	// without a store.
 	PurgeArtifacts PurgeArtifacts
-	Logger         *slog.Logger          // nil is silent
-	Registerer     prometheus.Registerer // nil is none
+	// WorkingDir is what relative artifact locations are below; "" is the working
+	// directory of the process.
+	WorkingDir string
+	Logger     *slog.Logger          // nil is silent
+	Registerer prometheus.Registerer // nil is none
 }
 
 // Service is the ingest service.
@@ -46,6 +50,7 @@ type Service struct {
 	shards         []*shard
 	models         *models
 	purgeArtifacts PurgeArtifacts
+	workingDir     string
 }
 
 // New starts the service. It reads all experiments, and creates the default
@@ -57,10 +62,17 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if c.CacheBytes == 0 {
 		c.CacheBytes = defaultCacheBytes
 	}
+	if c.WorkingDir == "" {
+		dir, err := os.Getwd()
+		if err != nil {
+			return nil, fmt.Errorf("ingest: %w", err)
+		}
+		c.WorkingDir = dir
+	}
 	m := newInstruments(c.Registerer)
 	s := &Service{
 		log: c.Log, instruments: m, queue: httpapi.NewQueue(c.Registerer, "ingest"), experiments: newExperimentLog(c.Log, m),
-		models: newModels(c.Log, m), purgeArtifacts: c.PurgeArtifacts,
+		models: newModels(c.Log, m), purgeArtifacts: c.PurgeArtifacts, workingDir: c.WorkingDir,
 	}
 	for i := range c.Log.Shards() {
 		sh, err := newShard(c.Log, i, c.CacheBytes/c.Log.Shards(), m)

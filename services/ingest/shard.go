@@ -122,6 +122,25 @@ func (s *shard) create(ctx context.Context, a events.Attributes, created *events
 	})
 }
 
+// expectKept returns what a message must expect that is for a run only while it is
+// not purged, nothing for a run that the log does not know, and what to call when
+// it is committed. For a purged run it returns RESOURCE_DOES_NOT_EXIST.
+func (s *shard) expectKept(ctx context.Context, id string) (expect eventlog.Expect, committed func(seq uint64), err error) {
+	r, fresh, err := s.find(ctx, id)
+	if err == nil && r != nil && r.Purge != kept && !fresh {
+		r, err = s.refresh(ctx, id, r)
+	}
+	switch {
+	case err != nil || r == nil:
+		return expect, nil, err
+	case r.Purge != kept:
+		return expect, nil, mlflow.RunNotFound(id)
+	}
+	s.touched[id] = r // so that it is read again if the log has another state
+	expect = eventlog.Expect{Subject: events.RunSubject(s.index, r.Created.GetExperimentId(), id, events.KindMeta), Seq: r.lastSeq}
+	return expect, func(uint64) { delete(s.touched, id) }, nil
+}
+
 // append adds events to the batch, and then to the run. All expect that the
 // run's state is what they were decided on.
 func (s *shard) append(b *eventlog.Batch, r *run, a events.Attributes, out []*events.Event) error {

@@ -162,7 +162,9 @@ def test_paths_out_of_the_store_are_refused(api: Api, method: str, path: str) ->
     answer = requests.request(method, url(api, path), data=b"x", timeout=10)
     assert answer.status_code == 400, answer.text
     assert json.loads(answer.text)["error_code"] == "INVALID_PARAMETER_VALUE"
-    assert json.loads(answer.text)["message"] == "Invalid path"
+    # A refused upload is named: the client may be sending a whole directory.
+    assert json.loads(answer.text)["message"].startswith("Invalid path")
+    assert method == "PUT" or json.loads(answer.text)["message"] == "Invalid path"
 
 
 @pytest.mark.runledger

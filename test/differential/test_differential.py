@@ -8,7 +8,6 @@ more, and puts in what is not explained, without a reason, which somebody has to
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,21 +94,11 @@ class Sides:
 
 
 @pytest.fixture(scope="session")
-def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
-    directory = tmp_path_factory.mktemp("servers")
-    mlflow, runledger = Mlflow(directory / "mlflow"), Runledger(directory / "runledger")
-    explanations = Explanations(json.loads(EXPLAINED.read_text()))
+def sides(servers: tuple[Mlflow, Runledger]) -> Sides:
+    mlflow, runledger = servers
     directories = (str(mlflow.directory), str(runledger.data))
-    mlflow.start()
-    try:
-        runledger.start()
-        try:
-            yield Sides((mlflow.uri, runledger.uri), directories, explanations)
-        finally:
-            status = runledger.stop()
-            assert status == 0, f"exit status {status}:\n{runledger.output.read_text()}"
-    finally:
-        mlflow.stop()
+    explanations = Explanations(json.loads(EXPLAINED.read_text()))
+    return Sides((mlflow.uri, runledger.uri), directories, explanations)
 
 
 def at(body: Any, path: str) -> str:
