@@ -352,6 +352,14 @@ func requests() []message {
 	}
 }
 
+// nestedRequests are those that hold lists of objects.
+func nestedRequests() []message {
+	return []message{
+		&LogInputs{}, &LogOutputs{}, &LogModel{}, &CreateLoggedModel{}, &FinalizeLoggedModel{}, &LogLoggedModelParams{}, &SetLoggedModelTags{},
+		&SearchLoggedModels{},
+	}
+}
+
 // TestFieldsFillEveryMember sends each request type a value for each of its
 // fields, and finds every member of the struct set.
 func TestFieldsFillEveryMember(t *testing.T) {

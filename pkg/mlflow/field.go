@@ -341,6 +341,7 @@ func decodeArray[T any](d *decoder, name string, dst *[]T, element func(*decoder
 type nested interface {
 	clear()
 	read(d *decoder, path string) error
+	appendCanonical(b []byte) []byte
 }
 
 // object is one message.

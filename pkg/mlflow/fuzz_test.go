@@ -251,9 +251,11 @@ func FuzzDecode(f *testing.F) {
 	f.Add(`{"name":{"b":1e999,"a":["\ud800"]}}`, "run_uuid=&view_type=9")
 	f.Fuzz(func(t *testing.T, body, query string) {
 		args, _ := url.ParseQuery(query)
-		for _, req := range requests() {
+		for _, req := range append(requests(), nestedRequests()...) {
 			if err := decodeBytes([]byte(body), req); err != nil {
 				checkRefusal(t, err)
+			} else {
+				checkCanonical(t, req)
 			}
 			if err := DecodeQuery(args, req); err != nil {
 				checkRefusal(t, err)

@@ -28,14 +28,6 @@ type MetricLink struct {
 	RunID         string
 }
 
-// Format implements fmt.Formatter: a link prints as what it says, not as where
-// it is in memory, so that equal requests print alike.
-func (l *MetricLink) Format(f fmt.State, _ rune) {
-	if l != nil {
-		fmt.Fprintf(f, "%q", [...]string{l.ModelID, l.DatasetName, l.DatasetDigest, l.RunID})
-	}
-}
-
 // orNil returns nil for a link to no model: the data set says nothing then.
 func (l MetricLink) orNil() *MetricLink {
 	if l.ModelID == "" {

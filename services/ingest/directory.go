@@ -21,19 +21,28 @@ type experiment = fold.Experiment
 // apply changes it.
 type directory struct {
 	fold.Experiments
-	requests requests
-	created  map[string]string // experiment ids by idempotency key
+	requests map[string]requests          // by the id of the experiment, those that create one under ""
+	created  map[string]createdExperiment // by idempotency key without its digest
 }
 
+// createdExperiment is an experiment as a request made it.
+type createdExperiment struct{ id, name string }
+
 func newDirectory() *directory {
-	return &directory{Experiments: fold.NewExperiments(), requests: make(requests), created: make(map[string]string)}
+	return &directory{Experiments: fold.NewExperiments(), requests: make(map[string]requests), created: make(map[string]createdExperiment)}
 }
 
 // apply folds one event in.
 func (d *directory) apply(a events.Attributes, e *events.Event) {
-	d.requests.add(a.IdempotencyKey)
-	if c := e.GetExperimentCreated(); c != nil && a.IdempotencyKey != "" {
-		d.created[a.IdempotencyKey] = c.GetExperimentId()
+	if key := withoutDigest(a.IdempotencyKey); key != "" {
+		about := fold.ExperimentOf(e)
+		if c := e.GetExperimentCreated(); c != nil {
+			about, d.created[key] = "", createdExperiment{c.GetExperimentId(), c.GetName()}
+		}
+		if d.requests[about] == nil {
+			d.requests[about] = make(requests)
+		}
+		d.requests[about].add(a.IdempotencyKey)
 	}
 	d.Apply(a, e)
 }

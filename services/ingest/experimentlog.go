@@ -36,7 +36,7 @@ func (x *experimentLog) start(ctx context.Context) error {
 	if err := x.catchUp(ctx); err != nil {
 		return err
 	}
-	_, err := x.do(ctx, events.New(source, "", time.Now()), (*directory).createDefault)
+	_, err := x.do(ctx, "", events.New(source, "", time.Now()), (*directory).createDefault)
 	return err
 }
 
@@ -73,17 +73,17 @@ func (x *experimentLog) read(ctx context.Context, look func(*directory)) error {
 	return nil
 }
 
-// do runs a command.
-func (x *experimentLog) do(ctx context.Context, a events.Attributes, decide func(*directory) (*events.Event, error)) (eventlog.Position, error) {
+// do runs a command on an experiment, "" for one that creates one.
+func (x *experimentLog) do(ctx context.Context, id string, a events.Attributes, decide func(*directory) (*events.Event, error)) (eventlog.Position, error) {
 	return x.lane.Do(ctx, func(ctx context.Context, b *eventlog.Batch) error {
-		e, seq, err := x.decide(a, decide)
+		e, seq, err := x.decide(id, a, decide)
 		if err != nil || e == nil {
 			// Nothing will be written that the log could refuse, so it is asked
 			// whether another process has written.
 			if err := x.catchUp(ctx); err != nil {
 				return err
 			}
-			e, seq, err = x.decide(a, decide)
+			e, seq, err = x.decide(id, a, decide)
 		}
 		if err != nil || e == nil {
 			return err
@@ -101,10 +101,10 @@ func (x *experimentLog) do(ctx context.Context, a events.Attributes, decide func
 
 // decide returns what a command decides, and the sequence it rests on. A
 // request that was committed before decides nothing.
-func (x *experimentLog) decide(a events.Attributes, decide func(*directory) (*events.Event, error)) (*events.Event, uint64, error) {
+func (x *experimentLog) decide(id string, a events.Attributes, decide func(*directory) (*events.Event, error)) (*events.Event, uint64, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if seen, err := x.directory.requests.seen(a.IdempotencyKey); seen || err != nil {
+	if seen, err := x.directory.requests[id].seen(a.IdempotencyKey); seen || err != nil {
 		return nil, x.seq, err
 	}
 	e, err := decide(x.directory)

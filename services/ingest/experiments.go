@@ -30,7 +30,7 @@ func (s *Service) createExperiment(c echo.Context) error {
 			return err
 		}
 	}
-	a, err := attributes(c, *req)
+	a, err := attributes(c, req)
 	if err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (s *Service) createExperiment(c echo.Context) error {
 	}
 	ctx := c.Request().Context()
 	var id string
-	pos, err := s.experiments.do(ctx, a, func(d *directory) (*events.Event, error) {
+	pos, err := s.experiments.do(ctx, "", a, func(d *directory) (*events.Event, error) {
 		e, err := d.create(req)
 		id = e.GetExperimentCreated().GetExperimentId()
 		return e, err
@@ -53,15 +53,21 @@ func (s *Service) createExperiment(c echo.Context) error {
 		return err
 	}
 	if pos.Seq == 0 {
-		if err := s.experiments.read(ctx, func(d *directory) { id = d.created[a.IdempotencyKey] }); err != nil {
+		key := withoutDigest(a.IdempotencyKey)
+		var made createdExperiment
+		if err := s.experiments.read(ctx, func(d *directory) { made = d.created[key] }); err != nil {
 			return err
 		}
+		if made.name != req.Name { // there is an old digest, which does not tell
+			return usedBefore(key)
+		}
+		id = made.id
 	}
 	return answer(c, pos, mlflow.CreateExperimentResponse{ExperimentID: id})
 }
 
 // onExperiment runs a command on an existing experiment and answers with {}.
-func (s *Service) onExperiment(c echo.Context, request any, id string, decide func(*directory) (*events.Event, error)) error {
+func (s *Service) onExperiment(c echo.Context, request mlflow.Message, id string, decide func(*directory) (*events.Event, error)) error {
 	if err := mlflow.ValidateExperimentID(id); err != nil {
 		return err
 	}
@@ -69,7 +75,7 @@ func (s *Service) onExperiment(c echo.Context, request any, id string, decide fu
 	if err != nil {
 		return err
 	}
-	pos, err := s.experiments.do(c.Request().Context(), a, decide)
+	pos, err := s.experiments.do(c.Request().Context(), id, a, decide)
 	if err != nil {
 		return err
 	}
@@ -84,7 +90,7 @@ func (s *Service) renameExperiment(c echo.Context) error {
 	if err := mlflow.ValidateExperimentName(req.NewName); err != nil {
 		return err
 	}
-	return s.onExperiment(c, *req, req.ExperimentID, func(d *directory) (*events.Event, error) {
+	return s.onExperiment(c, req, req.ExperimentID, func(d *directory) (*events.Event, error) {
 		return d.rename(req.ExperimentID, req.NewName)
 	})
 }
@@ -98,7 +104,7 @@ func (s *Service) setExperimentTag(c echo.Context) error {
 	if err := mlflow.ValidateExperimentTag(tag); err != nil {
 		return err
 	}
-	return s.onExperiment(c, *req, req.ExperimentID, func(d *directory) (*events.Event, error) {
+	return s.onExperiment(c, req, req.ExperimentID, func(d *directory) (*events.Event, error) {
 		return d.setTag(req.ExperimentID, tag)
 	})
 }
@@ -108,7 +114,7 @@ func (s *Service) deleteExperimentTag(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.onExperiment(c, *req, req.ExperimentID, func(d *directory) (*events.Event, error) {
+	return s.onExperiment(c, req, req.ExperimentID, func(d *directory) (*events.Event, error) {
 		return d.deleteTag(req.ExperimentID, req.Key)
 	})
 }
@@ -118,7 +124,7 @@ func (s *Service) deleteExperiment(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.setExperimentDeleted(c, *req, req.ExperimentID, true)
+	return s.setExperimentDeleted(c, req, req.ExperimentID, true)
 }
 
 func (s *Service) restoreExperiment(c echo.Context) error {
@@ -126,13 +132,13 @@ func (s *Service) restoreExperiment(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.setExperimentDeleted(c, *req, req.ExperimentID, false)
+	return s.setExperimentDeleted(c, req, req.ExperimentID, false)
 }
 
 // setExperimentDeleted deletes or restores an experiment and all its runs. The
 // runs come first: a call that breaks off leaves the experiment as it was, and
 // is repaired by repeating it.
-func (s *Service) setExperimentDeleted(c echo.Context, request any, id string, deleted bool) error {
+func (s *Service) setExperimentDeleted(c echo.Context, request mlflow.Message, id string, deleted bool) error {
 	if err := mlflow.ValidateExperimentID(id); err != nil {
 		return err
 	}
@@ -144,7 +150,7 @@ func (s *Service) setExperimentDeleted(c echo.Context, request any, id string, d
 	var seen bool
 	var refused error
 	err = s.experiments.read(ctx, func(d *directory) {
-		if seen, refused = d.requests.seen(a.IdempotencyKey); !seen && refused == nil {
+		if seen, refused = d.requests[id].seen(a.IdempotencyKey); !seen && refused == nil {
 			_, refused = d.setDeleted(id, deleted)
 		}
 	})

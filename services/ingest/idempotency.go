@@ -11,18 +11,20 @@ import (
 	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/httpapi"
+	"github.com/runledger/runledger/pkg/mlflow"
 )
 
 const (
 	maxIdempotencyKey = 255 // characters
 	digestMark        = "#"
+	digestVersion     = "1:"
 )
 
 // attributes returns the attributes of the events that a request causes. The
 // idempotency key holds a digest of the request, so that another request with
-// the same key is told apart from a repeated one. The request must hold no
-// pointers.
-func attributes(c echo.Context, request any) (events.Attributes, error) {
+// the same key is told apart from a repeated one. path is what the request's path
+// names.
+func attributes(c echo.Context, req mlflow.Message, path ...string) (events.Attributes, error) {
 	a := httpapi.Attributes(c, source)
 	key := a.IdempotencyKey
 	if key == "" {
@@ -33,9 +35,19 @@ func attributes(c echo.Context, request any) (events.Attributes, error) {
 			"%s must be at most %d printable ASCII characters", httpapi.HeaderIdempotencyKey, maxIdempotencyKey)
 	}
 	_, route, _ := strings.Cut(c.Path(), "/mlflow/") // the prefix does not matter
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %#v", route, request))
-	a.IdempotencyKey = key + digestMark + hex.EncodeToString(sum[:8])
+	a.IdempotencyKey = key + digest(c.Request().Method+" "+route, path, req)
 	return a, nil
+}
+
+// digest returns the digest of a request, from its mark on. It is in logs for good:
+// one that is computed in another way has another version.
+func digest(route string, path []string, req mlflow.Message) string {
+	text := fmt.Appendf(nil, "%q", append([]string{route}, path...))
+	if req != nil {
+		text = mlflow.AppendCanonical(text, req)
+	}
+	sum := sha256.Sum256(text)
+	return digestMark + digestVersion + hex.EncodeToString(sum[:16])
 }
 
 // withoutDigest returns the key as the client sent it, "" for none.
@@ -46,7 +58,14 @@ func withoutDigest(idempotencyKey string) string {
 	return ""
 }
 
-// requests remembers the digests of requests by their idempotency keys.
+// requests remembers the digests of the requests about one thing by their
+// idempotency keys.
+//
+// Builds before digestVersion wrote a digest of Go syntax, without a version. It
+// depended on how this program's types were called, so that no other build can
+// tell whether it is that of a request. Such a request is taken for the one that
+// has its key: a client that repeats one after an upgrade must get its answer, and
+// must not have its work done twice. See docs/adr/0016.
 type requests map[string]string
 
 func (r requests) add(idempotencyKey string) {
@@ -60,9 +79,12 @@ func (r requests) add(idempotencyKey string) {
 func (r requests) seen(idempotencyKey string) (bool, error) {
 	key := withoutDigest(idempotencyKey)
 	digest, ok := r[key]
-	if ok && digest != idempotencyKey[len(key):] {
-		return false, apierr.Errorf(apierr.InvalidParameterValue,
-			"%s '%s' was used for another request", httpapi.HeaderIdempotencyKey, key)
+	if ok && strings.HasPrefix(digest, digestMark+digestVersion) && digest != idempotencyKey[len(key):] {
+		return false, usedBefore(key)
 	}
 	return ok, nil
+}
+
+func usedBefore(key string) error {
+	return apierr.Errorf(apierr.InvalidParameterValue, "%s '%s' was used for another request", httpapi.HeaderIdempotencyKey, key)
 }

@@ -1067,3 +1067,65 @@ func BenchmarkLogMetric32(b *testing.B) {
 		}
 	})
 }
+
+// A request that an earlier build committed is recognised by its key when it comes
+// again, though its digest is not one that this build computes.
+func TestRepeatsOfAnEarlierBuildsRequestsAreRecognised(t *testing.T) {
+	log := openLog(t)
+	url := serve(t, log, 0)
+	exp := createExperiment(t, url, "another")
+	key := func(k string) []string { return []string{httpapi.HeaderIdempotencyKey, k} }
+	id, _ := createRun(t, url, object{"run_name": "n"}, key("create")...)
+	must(t, url, "/experiments/set-experiment-tag", object{"experiment_id": exp, "key": "t", "value": "v"}, key("exp-tag")...)
+	// What that build wrote: "set-tag#" and the first 8 bytes of a SHA-256 of
+	// `runs/set-tag mlflow.SetTag{RunID:"…", Key:"t", Value:"1"}`.
+	old := func(subject, key string, e *events.Event) {
+		t.Helper()
+		a := events.New("/runledger/ingest", "ada", time.Now())
+		a.IdempotencyKey = key + "#0123456789abcdef"
+		msg, err := events.Encode(subject, a, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := log.JetStream().PublishMsg(t.Context(), msg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, meta := log.RunSubject("0", id, events.KindMeta)
+	old(meta, "set-tag", &events.Event{Data: &events.Event_RunTagsSet{RunTagsSet: &events.RunTagsSet{RunId: id, Tags: []*events.Tag{{Key: "t", Value: "1"}}}}})
+	old(events.ExperimentSubject("7"), "make", &events.Event{Data: &events.Event_ExperimentCreated{ExperimentCreated: &events.ExperimentCreated{
+		ExperimentId: "7", Name: "old", ArtifactLocation: "mlflow-artifacts:/7",
+	}}})
+	old(events.ExperimentSubject("7"), "rename", &events.Event{Data: &events.Event_ExperimentRenamed{ExperimentRenamed: &events.ExperimentRenamed{
+		ExperimentId: "7", Name: "newer",
+	}}})
+	before := length(t, log)
+	for _, url := range []string{url, serve(t, log, 0)} {
+		must(t, url, "/runs/set-tag", object{"run_id": id, "key": "t", "value": "1"}, key("set-tag")...)
+		must(t, url, "/experiments/update", object{"experiment_id": "7", "new_name": "newer"}, key("rename")...)
+		if got := must(t, url, "/experiments/create", object{"name": "old"}, key("make")...).body["experiment_id"]; got != "7" {
+			t.Errorf("the repeated request got experiment %v, want 7", got)
+		}
+		if r := call(t, url, "/experiments/create", object{"name": "other"}, key("make")...); r.status != 400 || !strings.Contains(r.message(), "another request") {
+			t.Errorf("another experiment under the key got %d %v", r.status, r.body)
+		}
+		// Digests of this build tell requests apart, across upgrades too.
+		createRun(t, url, object{"run_name": "n"}, key("create")...)
+		if r := call(t, url, "/runs/create", object{"experiment_id": "0", "run_name": "other"}, key("create")...); r.status != 400 {
+			t.Errorf("another run under the key got %d %v", r.status, r.body)
+		}
+		if r := call(t, url, "/experiments/set-experiment-tag", object{"experiment_id": exp, "key": "t", "value": "w"}, key("exp-tag")...); r.status != 400 {
+			t.Errorf("another tag under the key got %d %v", r.status, r.body)
+		}
+	}
+	if after := length(t, log); after != before {
+		t.Errorf("%d events were written", after-before)
+	}
+	// A key says nothing of another experiment, old or new.
+	for i, k := range []string{"rename", "exp-tag"} {
+		must(t, url, "/experiments/set-experiment-tag", object{"experiment_id": "0", "key": "t", "value": "v"}, key(k)...)
+		if after := length(t, log); after != before+uint64(i)+1 {
+			t.Errorf("%s: %d events were written", k, after-before)
+		}
+	}
+}

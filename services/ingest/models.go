@@ -139,11 +139,7 @@ func (s *Service) createModel(c echo.Context) error {
 	if err := mlflow.ValidateLoggedModel(req); err != nil {
 		return err
 	}
-	name := ""
-	if req.Name != nil {
-		name = *req.Name
-	}
-	a, err := attributes(c, []any{req.ExperimentID, name, req.ModelType, req.SourceRunID, req.Params, req.Tags})
+	a, err := attributes(c, req)
 	if err != nil {
 		return err
 	}
@@ -172,9 +168,9 @@ func (s *Service) createModel(c echo.Context) error {
 
 // onModel runs a command on the logged model that the path names. A deleted one
 // takes commands, as in MLflow.
-func (s *Service) onModel(c echo.Context, request any, decide func(*model) (*events.Event, error)) (*model, eventlog.Position, error) {
+func (s *Service) onModel(c echo.Context, request mlflow.Message, decide func(*model) (*events.Event, error)) (*model, eventlog.Position, error) {
 	id := httpapi.PathParam(c, "model_id")
-	a, err := attributes(c, []any{id, request})
+	a, err := attributes(c, request, id, httpapi.PathParam(c, "tag_key"))
 	if err != nil {
 		return nil, eventlog.Position{}, err
 	}
@@ -191,7 +187,7 @@ func (s *Service) finalizeModel(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	m, pos, err := s.onModel(c, *req, func(m *model) (*events.Event, error) { return m.finalize(req.Status) })
+	m, pos, err := s.onModel(c, req, func(m *model) (*events.Event, error) { return m.finalize(req.Status) })
 	if err != nil {
 		return err
 	}
@@ -214,7 +210,7 @@ func (s *Service) logModelParams(c echo.Context) error {
 	if err := mlflow.ValidateLoggedModelParams(req.Params); err != nil {
 		return err
 	}
-	_, pos, err := s.onModel(c, *req, func(m *model) (*events.Event, error) { return m.logParameters(req.Params) })
+	_, pos, err := s.onModel(c, req, func(m *model) (*events.Event, error) { return m.logParameters(req.Params) })
 	if err != nil {
 		return err
 	}
@@ -229,7 +225,7 @@ func (s *Service) setModelTags(c echo.Context) error {
 	if err := mlflow.ValidateLoggedModelTags(req.Tags); err != nil {
 		return err
 	}
-	_, pos, err := s.onModel(c, *req, func(m *model) (*events.Event, error) { return m.setTags(req.Tags) })
+	_, pos, err := s.onModel(c, req, func(m *model) (*events.Event, error) { return m.setTags(req.Tags) })
 	if err != nil {
 		return err
 	}
@@ -238,7 +234,7 @@ func (s *Service) setModelTags(c echo.Context) error {
 
 func (s *Service) deleteModelTag(c echo.Context) error {
 	key := httpapi.PathParam(c, "tag_key")
-	_, pos, err := s.onModel(c, key, func(m *model) (*events.Event, error) { return m.deleteTag(key) })
+	_, pos, err := s.onModel(c, nil, func(m *model) (*events.Event, error) { return m.deleteTag(key) })
 	if err != nil {
 		return err
 	}
@@ -253,7 +249,7 @@ func (s *Service) logInputs(c echo.Context) error {
 	if err := mlflow.ValidateInputs(req); err != nil {
 		return err
 	}
-	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) { return r.logInputs(req) })
+	return s.onRun(c, req, req.RunID, func(r *run) ([]*events.Event, error) { return r.logInputs(req) })
 }
 
 func (s *Service) logOutputs(c echo.Context) error {
@@ -264,7 +260,7 @@ func (s *Service) logOutputs(c echo.Context) error {
 	if err := mlflow.ValidateOutputs(req); err != nil {
 		return err
 	}
-	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) { return r.logOutputs(req) })
+	return s.onRun(c, req, req.RunID, func(r *run) ([]*events.Event, error) { return r.logOutputs(req) })
 }
 
 func (s *Service) logModel(c echo.Context) error {
@@ -275,5 +271,5 @@ func (s *Service) logModel(c echo.Context) error {
 	if _, err := mlflow.AppendModel("", req.ModelJSON); err != nil {
 		return err
 	}
-	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) { return r.logModel(req.ModelJSON) })
+	return s.onRun(c, req, req.RunID, func(r *run) ([]*events.Event, error) { return r.logModel(req.ModelJSON) })
 }

@@ -202,7 +202,7 @@ func (s *Service) purgeModel(c echo.Context, p purgeRequest) (removal, eventlog.
 // its runs and logged models, which are to be purged next: an order in which a
 // restoration under way either wins or loses as a whole.
 func (s *Service) purgeExperiment(c echo.Context, p purgeRequest) (removal, eventlog.Position, error) {
-	pos, err := s.experiments.do(c.Request().Context(), purgeAttributes(c), func(d *directory) (*events.Event, error) {
+	pos, err := s.experiments.do(c.Request().Context(), p.id, purgeAttributes(c), func(d *directory) (*events.Event, error) {
 		x, ok := d.ByID[p.id]
 		switch {
 		case !ok:

@@ -230,12 +230,14 @@ func TestRequestsAreToldApart(t *testing.T) {
 	r := make(requests)
 	r.add("")
 	r.add("no digest")
-	r.add("a#b#1111")
-	if len(r) != 1 {
+	r.add("a#b#1:1111")
+	r.add("old#1111") // by a build before digests had versions
+	if len(r) != 2 {
 		t.Errorf("%d requests remembered", len(r))
 	}
 	for key, want := range map[string]struct{ seen, refused bool }{
-		"": {}, "x#1111": {}, "a#1111": {}, "a#b#1111": {seen: true}, "a#b#2222": {refused: true},
+		"": {}, "x#1:1111": {}, "a#1:1111": {}, "a#b#1:1111": {seen: true}, "a#b#1:2222": {refused: true},
+		"old#1:1111": {seen: true}, "old#1:2222": {seen: true},
 	} {
 		if seen, err := r.seen(key); seen != want.seen || (err != nil) != want.refused {
 			t.Errorf("%q: seen %v, %v", key, seen, err)

@@ -36,7 +36,7 @@ func (s *Service) createRun(c echo.Context) error {
 	if err := cutRunName(&req.RunName); err != nil {
 		return err
 	}
-	a, err := attributes(c, *req)
+	a, err := attributes(c, req)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func cutRunName(name *string) error {
 func (s *Service) shardOf(runID string) *shard { return s.shards[events.Shard(runID, len(s.shards))] }
 
 // onRun runs a command on an existing run and answers with {}.
-func (s *Service) onRun(c echo.Context, request any, id string, decide decision) error {
+func (s *Service) onRun(c echo.Context, request mlflow.Message, id string, decide decision) error {
 	a, err := attributes(c, request)
 	if err != nil {
 		return err
@@ -104,7 +104,7 @@ func (s *Service) updateRun(c echo.Context) error {
 			return err
 		}
 	}
-	a, err := attributes(c, describe(req))
+	a, err := attributes(c, req)
 	if err != nil {
 		return err
 	}
@@ -118,27 +118,12 @@ func (s *Service) updateRun(c echo.Context) error {
 	return answer(c, pos, mlflow.UpdateRunResponse{RunInfo: info})
 }
 
-// describe returns what an update asks for, without its pointers.
-func describe(req *mlflow.UpdateRun) []any {
-	d := []any{req.RunID}
-	if req.Status != nil {
-		d = append(d, "status", *req.Status)
-	}
-	if req.EndTime != nil {
-		d = append(d, "end_time", *req.EndTime)
-	}
-	if req.RunName != nil {
-		d = append(d, "run_name", *req.RunName)
-	}
-	return d
-}
-
 func (s *Service) deleteRun(c echo.Context) error {
 	req, err := mlflow.Decode[mlflow.DeleteRun](c.Request())
 	if err != nil {
 		return err
 	}
-	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) { return r.setDeleted(true) })
+	return s.onRun(c, req, req.RunID, func(r *run) ([]*events.Event, error) { return r.setDeleted(true) })
 }
 
 func (s *Service) restoreRun(c echo.Context) error {
@@ -146,7 +131,7 @@ func (s *Service) restoreRun(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) { return r.setDeleted(false) })
+	return s.onRun(c, req, req.RunID, func(r *run) ([]*events.Event, error) { return r.setDeleted(false) })
 }
 
 func (s *Service) logMetric(c echo.Context) error {
@@ -160,7 +145,7 @@ func (s *Service) logMetric(c echo.Context) error {
 	if err := s.models.checkLinks(c.Request().Context(), req.Metric()); err != nil {
 		return err
 	}
-	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) {
+	return s.onRun(c, req, req.RunID, func(r *run) ([]*events.Event, error) {
 		return r.batch(&mlflow.LogBatch{Metrics: []mlflow.Metric{req.Metric()}}, true)
 	})
 }
@@ -174,7 +159,7 @@ func (s *Service) logParameter(c echo.Context) error {
 	if err := mlflow.ValidateParam(&p); err != nil {
 		return err
 	}
-	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) {
+	return s.onRun(c, req, req.RunID, func(r *run) ([]*events.Event, error) {
 		return r.batch(&mlflow.LogBatch{Params: []mlflow.Param{p}}, true)
 	})
 }
@@ -188,7 +173,7 @@ func (s *Service) setTag(c echo.Context) error {
 	if err := mlflow.ValidateTag(&t); err != nil {
 		return err
 	}
-	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) {
+	return s.onRun(c, req, req.RunID, func(r *run) ([]*events.Event, error) {
 		return r.batch(&mlflow.LogBatch{Tags: []mlflow.Tag{t}}, true)
 	})
 }
@@ -198,7 +183,7 @@ func (s *Service) deleteTag(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) { return r.deleteTag(req.Key) })
+	return s.onRun(c, req, req.RunID, func(r *run) ([]*events.Event, error) { return r.deleteTag(req.Key) })
 }
 
 func (s *Service) logBatch(c echo.Context) error {
@@ -212,5 +197,5 @@ func (s *Service) logBatch(c echo.Context) error {
 	if err := s.models.checkLinks(c.Request().Context(), req.Metrics...); err != nil {
 		return err
 	}
-	return s.onRun(c, *req, req.RunID, func(r *run) ([]*events.Event, error) { return r.batch(req, false) })
+	return s.onRun(c, req, req.RunID, func(r *run) ([]*events.Event, error) { return r.batch(req, false) })
 }
