@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"mime"
 	"net/http"
 	"net/url"
 	"strings"
@@ -35,7 +34,9 @@ type Request[T any] interface {
 func Decode[T any, P Request[T]](r *http.Request) (*T, error) {
 	req := P(new(T))
 	if r.Method == http.MethodGet && r.URL.RawQuery != "" {
-		return (*T)(req), DecodeQuery(r.URL.Query(), req)
+		if args := r.URL.Query(); len(args) > 0 {
+			return (*T)(req), DecodeQuery(args, req)
+		}
 	}
 	limit := int64(MaxBodyBytes)
 	if l, ok := any(req).(interface{ bodyLimit() int64 }); ok {
@@ -49,8 +50,8 @@ func Decode[T any, P Request[T]](r *http.Request) (*T, error) {
 }
 
 // DecodeBody reads a JSON body of at most limit bytes into dst, a pointer to
-// one of this package's request types. An absent body is an empty request. It
-// returns an *apierr.Error of code InvalidParameterValue for a content type that
+// one of this package's request types. The body is UTF-8, UTF-16 or UTF-32, with
+// or without a byte-order mark. An absent body is an empty request. It returns an *apierr.Error of code InvalidParameterValue for a content type that
 // is not application/json, a body that is too long or no JSON object, a missing
 // required field, and a field of the wrong type; other errors are r's.
 func DecodeBody(r io.Reader, contentType string, limit int64, dst message) error {
@@ -71,7 +72,8 @@ func checkContentType(contentType string) error {
 	if contentType == contentTypeJSON {
 		return nil
 	}
-	if t, _, _ := mime.ParseMediaType(contentType); t != contentTypeJSON {
+	// MLflow does not look at the parameters, well-formed or not.
+	if t, _, _ := strings.Cut(contentType, ";"); !strings.EqualFold(strings.TrimSpace(t), contentTypeJSON) {
 		return invalidf("Bad Request. Content-Type must be one of ['application/json'].")
 	}
 	return nil
@@ -109,8 +111,12 @@ func bodyTooLong(limit, size int64) *apierr.Error {
 }
 
 func decodeBytes(body []byte, dst message) error {
+	body, err := plainText(body)
+	if err != nil {
+		return err
+	}
 	fields := dst.fields()
-	err := decodeObject(body, fields)
+	err = decodeObject(body, fields)
 	if _, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
 		if quoted, changed := quoteNonFinite(body); changed {
 			err = decodeObject(quoted, fields)
@@ -120,14 +126,11 @@ func decodeBytes(body []byte, dst message) error {
 		return settle(fields)
 	}
 	// MLflow reads what is not JSON as an empty request, and then misses what
-	// the request needs. Where it needs nothing, say what is wrong.
+	// the request needs, or does what it did not ask for.
 	for i := range fields {
 		fields[i].reset()
 	}
-	if missing := settle(fields); missing != nil {
-		return missing
-	}
-	return notAnObject(err)
+	return unreadable(body, err)
 }
 
 func notAnObject(err error) *apierr.Error {

@@ -1,6 +1,7 @@
 package mlflow
 
 import (
+	"encoding/binary"
 	"errors"
 	"math"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"unicode/utf16"
 
 	"github.com/runledger/runledger/pkg/apierr"
 )
@@ -72,17 +74,18 @@ func TestDecodeCreateExperiment(t *testing.T) {
 		{`null`, "", missing("name")},
 		{`{"name":null}`, "", missing("name")},
 		{`{"name":""}`, "", missing("name")},
-		{`{"name":"a`, "", missing("name")},
-		{`{"name":"a"} x`, "", missing("name")},
-		{"{\"name\":\"\xff\"}", "", missing("name")},
 		{`{"name":"a","tags":5}`, "a", hint("5", "tags", "int")},
 		{`{"tags":5}`, "", missing("name")},
-		// MLflow answers these with 500, or reads what it can.
-		{`[]`, "", missing("name")},
-		{`"abc"`, "", missing("name")},
+		// MLflow answers these with 500, takes them for {}, or reads what it can.
+		{`{"name":"a`, "", "The request body is not valid JSON, at byte 10."},
+		{`{"name":"a"} x`, "", "The request body is not valid JSON, at byte 13."},
+		{"{\"name\":\"\xff\"}", "", "The request body is not valid UTF-8, at byte 9 of its text."},
+		{`{"name":"\ud800"}`, "", "The request body is not valid JSON, at byte 9."},
+		{`[]`, "", "The request body must be a JSON object."},
+		{`"abc"`, "", "The request body must be a JSON object."},
 		{`{"name":"a","tags":[5]}`, "a", hint("5", "tags[0]", "int")},
 		{`{"name":"a","tags":[{"key":"k"},{"key":1}]}`, "a", hint("1", "tags[1].key", "int")},
-		{`{"name":"a","x":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `}`, "", missing("name")},
+		{`{"name":"a","x":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `}`, "", "The request body is not valid JSON, at byte 10015."},
 	} {
 		got := decodeJSON[CreateExperiment](t, tt.body, tt.err)
 		if got.Name != tt.want {
@@ -105,6 +108,65 @@ func TestDecodeNotJSONWithoutRequiredFields(t *testing.T) {
 		if want := (SearchRuns{RunViewType: ViewActiveOnly, MaxResults: DefaultSearchRuns}); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: half a request is left: %+v", body, got)
 		}
+	}
+}
+
+// Every body that Python's json.loads reads is read, which MLflow's server calls
+// on the bytes, whatever the content type says of them.
+func TestDecodeReadsEveryEncodingThatMLflowDoes(t *testing.T) {
+	t.Attr("covers", "json-encodings")
+	const body = `{"name":"é🚀"}`
+	le, be := binary.LittleEndian, binary.BigEndian
+	in16 := func(order binary.AppendByteOrder, s string) (out string) {
+		var b []byte
+		for _, u := range utf16.Encode([]rune(s)) {
+			b = order.AppendUint16(b, u)
+		}
+		return string(b)
+	}
+	in32 := func(order binary.AppendByteOrder, s string) (out string) {
+		var b []byte
+		for _, r := range s {
+			b = order.AppendUint32(b, uint32(r))
+		}
+		return string(b)
+	}
+	for _, mark := range []string{"", "\ufeff"} {
+		for name, text := range map[string]string{
+			"UTF-8": mark + body, "UTF-16LE": in16(le, mark+body), "UTF-16BE": in16(be, mark+body), "UTF-32LE": in32(le, mark+body), "UTF-32BE": in32(be, mark+body),
+		} {
+			if got := decodeJSON[CreateExperiment](t, text, ""); got.Name != "é🚀" {
+				t.Errorf("%s, mark %q: got %q", name, mark, got.Name)
+			}
+		}
+	}
+	for text, want := range map[string]string{
+		"\ufeff":                            missing("name"),
+		in16(le, "\ufeff"):                  missing("name"),
+		in16(le, "{}"):                      missing("name"),
+		in16(be, "1"):                       "The request body must be a JSON object.",
+		in16(le, "\ufeff"+body)[1:]:         "The request body is not valid UTF-8, at byte 0 of its text.",
+		in16(be, body) + "\x00":             "The request body is not valid UTF-16, at byte 28 of its text.",
+		in16(le, `{"`) + "\x00\xd8":         "The request body is not valid UTF-16, at byte 4 of its text.",
+		in16(le, `{"`) + "\x00\xdc\x00\xd8": "The request body is not valid UTF-16, at byte 4 of its text.",
+		in32(le, `{`) + "\x00\x00\x11\x00":  "The request body is not valid UTF-32, at byte 4 of its text.",
+		in32(be, `{`) + "\x00\x00\xd8\x00":  "The request body is not valid UTF-32, at byte 4 of its text.",
+		"\xff\xfe\x00\x00{":                 "The request body is not valid UTF-32, at byte 0 of its text.",
+		"\x1f\x8b\x08\x00":                  "The request body is compressed with gzip, which is not read here: send it as it is.",
+		"\ufeff\ufeff" + body:               "The request body is not valid JSON, at byte 0.",
+	} {
+		decodeJSON[CreateExperiment](t, text, want)
+	}
+	for _, kind := range []string{"application/json; charset=utf-16", "application/json;charset", `application/json; charset="`, "application/json; a=b; a=c", "Application/JSON"} {
+		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
+		r.Header.Set("Content-Type", kind)
+		if got, err := Decode[CreateExperiment](r); err != nil || got.Name != "é🚀" {
+			t.Errorf("%s: %v %v", kind, got, err)
+		}
+	}
+	r := httptest.NewRequest(http.MethodGet, "/?&", strings.NewReader(body))
+	if got, err := Decode[CreateExperiment](r); err != nil || got.Name != "é🚀" {
+		t.Errorf("a query without arguments: %v %v", got, err)
 	}
 }
 

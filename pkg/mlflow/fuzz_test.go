@@ -65,6 +65,10 @@ func readAny(d *jsontext.Decoder) (any, error) {
 // slowBatch reads a log-batch body the slow way: into maps first, as MLflow
 // does. ok is false when the request is to be refused.
 func slowBatch(body []byte) (b LogBatch, ok bool) {
+	body, err := plainText(body)
+	if err != nil {
+		return b, false
+	}
 	top, valid := slowObject(body)
 	if s, isString := top.(string); valid && isString {
 		top, valid = slowObject([]byte(s))

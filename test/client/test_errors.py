@@ -521,11 +521,27 @@ def test_content_type_may_name_its_charset(world: World) -> None:
     assert answer.status_code == 200, answer.text
 
 
-BROKEN = [b"{not json", b"", b"null", b'{"run_id": "\xff"}']
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"]
+
+
+@covers("json-encodings")
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("charset", ["", "; charset=utf-16", "; charset"])
+def test_body_in_every_encoding(world: World, encoding: str, charset: str) -> None:
+    run, value = world.names["run"], unique(f"é\U0001f680{encoding}")
+    text = json.dumps({"run_id": run, "key": "t", "value": value}, ensure_ascii=False)
+    kind = f"application/json{charset}"
+    answer = world.api.call(P, SET_TAG, raw=text.encode(encoding), content_type=kind)
+    assert (answer.status_code, answer.text) == (200, "{}")
+    assert {"key": "t", "value": value} in world.api.run_data(run)["data"]["tags"]
+
+
+EMPTY = [b"", b" ", b"null", b"\xef\xbb\xbf", "null".encode("utf-16")]
+BROKEN = [b"{not json", b'{"run_id": "\xff"}', b"\xff\xfe{", b"\x1f\x8b\x08\x00"]
 
 
 @covers("json-broken-body")
-@pytest.mark.parametrize("raw", BROKEN)
+@pytest.mark.parametrize("raw", EMPTY)
 @pytest.mark.parametrize(
     ("path", "field"),
     [
@@ -536,7 +552,7 @@ BROKEN = [b"{not json", b"", b"null", b'{"run_id": "\xff"}']
         pytest.param(LOG_BATCH, "run_id", marks=ours),
     ],
 )
-def test_broken_json_is_an_empty_request(world: World, path: str, field: str, raw: bytes) -> None:
+def test_no_body_is_an_empty_request(world: World, path: str, field: str, raw: bytes) -> None:
     before = world.snapshot()
     check(world, world.api.call(P, path, raw=raw), before, 400, BAD, required(field))
 
@@ -549,7 +565,7 @@ def test_broken_json_is_an_empty_request(world: World, path: str, field: str, ra
 )
 def test_body_that_is_no_request(world: World, path: str, raw: bytes) -> None:
     before = world.snapshot()
-    check(world, world.api.call(P, path, raw=raw), before, 400, BAD, "*")
+    check(world, world.api.call(P, path, raw=raw), before, 400, BAD, "The request body *")
 
 
 @covers("error-no-5xx", "json-numeric-strings", "stages")
