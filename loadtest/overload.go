@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
@@ -83,7 +84,7 @@ func (c overloadConfig) run(ctx context.Context, stdout io.Writer, logger *slog.
 	fmt.Fprintf(stdout, "Requests of %d points, %v with each number of writers, which wait as long as a refusal asks; %d processors (%s/%s), which the load generator shares.\n",
 		c.points, c.duration, runtime.NumCPU(), runtime.GOOS, runtime.GOARCH)
 	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "writers\tpoints/s\tanswered/s\tp50\tp99\tmost\trefused/s\tp99\tqueue, most\t")
+	fmt.Fprintln(t, "writers\tpoints/s\tanswered/s\tp50\tp99\tmost\trefused/s\tp99\tin flight, most\t")
 	logger.Info("encoding the requests")
 	bodies := make([][]byte, requests)
 	for n := range bodies {
@@ -97,11 +98,10 @@ func (c overloadConfig) run(ctx context.Context, stdout io.Writer, logger *slog.
 			return fmt.Errorf("%d writers: %w", writers, err)
 		}
 		total += uint64(o.answered.count()) * uint64(c.points)
-		seconds := o.took.Seconds()
 		fmt.Fprintf(t, "%d\t%s\t%s\t%s ms\t%s ms\t%s ms\t%s\t%s ms\t%s\t\n", writers,
-			number(float64(o.answered.count())*float64(c.points)/seconds), number(float64(o.answered.count())/seconds),
+			number(o.perSecond*float64(c.points)), number(o.perSecond),
 			number(millis(o.answered.percentile(50))), number(millis(o.answered.percentile(99))), number(millis(o.answered.percentile(100))),
-			number(float64(o.refused.count())/seconds), number(millis(o.refused.percentile(99))), number(o.queue))
+			number(float64(o.refused.count())/c.duration.Seconds()), number(millis(o.refused.percentile(99))), number(o.queue))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -116,8 +116,8 @@ func (c overloadConfig) run(ctx context.Context, stdout io.Writer, logger *slog.
 // overload is how one number of writers fared.
 type overload struct {
 	answered, refused *latencies
-	took              time.Duration
-	queue             float64 // commands that waited, the most that were seen
+	perSecond         float64 // answered while requests were sent
+	queue             float64 // requests in flight, the most that were seen
 }
 
 func (c overloadConfig) measure(ctx context.Context, i *instance, bodies [][]byte, writers int) (o overload, err error) {
@@ -128,6 +128,7 @@ func (c overloadConfig) measure(ctx context.Context, i *instance, bodies [][]byt
 		defer close(watched)
 		o.queue = i.greatestQueue(watching)
 	}()
+	var within atomic.Int64
 	began := time.Now()
 	group, inner := errgroup.WithContext(ctx)
 	for range writers {
@@ -148,13 +149,16 @@ func (c overloadConfig) measure(ctx context.Context, i *instance, bodies [][]byt
 				switch took := time.Since(start); {
 				case again >= 0:
 					o.refused.add(took)
-					if err := sleep(inner, again); err != nil {
+					if err := sleep(inner, min(again, max(0, c.duration-time.Since(began)))); err != nil {
 						return err
 					}
 				case err != nil:
 					return err
 				default:
 					o.answered.add(took)
+					if time.Since(began) <= c.duration {
+						within.Add(1)
+					}
 					n++
 				}
 			}
@@ -162,7 +166,7 @@ func (c overloadConfig) measure(ctx context.Context, i *instance, bodies [][]byt
 		})
 	}
 	err = group.Wait()
-	o.took = time.Since(began)
+	o.perSecond = float64(within.Load()) / c.duration.Seconds()
 	stop()
 	<-watched
 	return o, err
@@ -174,7 +178,7 @@ func (i *instance) greatestQueue(ctx context.Context) (most float64) {
 		families, err := i.metrics(ctx)
 		if err == nil {
 			sum := 0.0
-			for _, m := range families["runledger_ingest_waiting_commands"].GetMetric() {
+			for _, m := range families["runledger_ingest_requests_in_flight"].GetMetric() {
 				sum += m.GetGauge().GetValue()
 			}
 			most = max(most, sum)

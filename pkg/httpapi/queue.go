@@ -21,6 +21,8 @@ const (
 	// pacePeriod is for how long answers are counted to tell how many there are a
 	// second. They come in groups, those that share a commit.
 	pacePeriod = 2 * time.Second
+	// maxRetryAfter bounds how long a client is asked to wait, but for a second.
+	maxRetryAfter = 15 * time.Second
 )
 
 // Queue keeps what waits for a server's work as short as it can answer in time. A
@@ -32,12 +34,13 @@ type Queue struct {
 	mu       sync.Mutex
 	inFlight int
 	// Since there are more than alwaysTaken requests: when the current period
-	// began and the answers in it, and the answers a second of the two before, -1
-	// before there was one.
-	began  time.Time
-	done   int
-	paces  [2]float64
-	counts *prometheus.CounterVec
+	// began, the answers and the refusals in it, the answers a second of the two
+	// before, -1 before there was one, and the refusals of the last.
+	began         time.Time
+	done, refused int
+	paces         [2]float64
+	before        int
+	counts        *prometheus.CounterVec
 }
 
 // NewQueue returns a queue that shows itself in the metrics of a service, which
@@ -109,15 +112,19 @@ func (q *Queue) admit(enters bool, body string) error {
 	now := time.Now()
 	if wait := q.expected(now); wait > maxWait {
 		q.counts.WithLabelValues(body).Inc()
-		// Clients that were refused together do not come back together, and not
-		// before there is room: MLflow's give up after seven times.
-		again := min(wait, 2*maxWait)
+		q.refused++
+		// As many are to come back in a second as are answered then: fewer would
+		// leave the server idle, more would be refused again, and MLflow's clients
+		// give up after seven times.
+		asking := float64(q.inFlight + q.refused + q.before)
+		spread := time.Duration(float64(wait) * asking / float64(q.inFlight))
 		return apierr.Errorf(apierr.RequestLimitExceeded, "The server has more requests than it can answer in %v, try again later", maxWait).
-			WithRetryAfter(again/2 + rand.N(again))
+			WithRetryAfter(time.Second + rand.N(min(spread, maxRetryAfter)))
 	}
 	if enters {
 		if q.inFlight++; q.inFlight == alwaysTaken+1 {
 			q.began, q.done, q.paces = now, 0, [2]float64{-1, -1}
+			q.refused, q.before = 0, 0
 		}
 	}
 	return nil
@@ -135,7 +142,7 @@ func (q *Queue) leave() {
 func (q *Queue) pace(now time.Time) {
 	if took := now.Sub(q.began); q.inFlight > alwaysTaken && took >= pacePeriod {
 		q.paces = [2]float64{float64(q.done) / took.Seconds(), q.paces[0]}
-		q.began, q.done = now, 0
+		q.began, q.done, q.before, q.refused = now, 0, q.refused, 0
 	}
 }
 
