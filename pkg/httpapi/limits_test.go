@@ -253,7 +253,6 @@ func TestClientAddress(t *testing.T) {
 // interval, and returns those that were answered and refused in a span of time.
 type overloaded struct {
 	t        *testing.T
-	url      string
 	e        *echo.Echo
 	release  chan struct{}
 	clients  sync.WaitGroup
