@@ -3,9 +3,12 @@ package test
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/http"
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -88,6 +91,58 @@ func (o outside) verify(t *testing.T) {
 	compareTables(ctx, t, log, o.engine.Options())
 }
 
+func withPassword(t *testing.T, dsn, password string) string {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(u.User.Username(), password)
+	return u.String()
+}
+
+// TestAServiceWaitsForItsServers starts services before there is anything that they
+// could talk to.
+func TestAServiceWaitsForItsServers(t *testing.T) {
+	reserved, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := reserved.Addr().(*net.TCPAddr)
+	if err := reserved.Close(); err != nil {
+		t.Fatal(err)
+	}
+	servers := outside{natsURL: "nats://" + address.String(), clickhouseURL: "clickhouse://127.0.0.1:1/db"}
+	dir := t.TempDir()
+	ingest, query := servers.start(t, "ingest", dir), servers.start(t, "query", dir)
+	for _, p := range []*program{ingest, query} {
+		eventually(t, startTimeout, func() string { return "it does not say what it waits for: " + p.stderr.String() }, func(context.Context) bool {
+			return strings.Contains(p.stderr.String(), "waiting for NATS")
+		})
+	}
+	n, err := server.NewServer(&server.Options{
+		ServerName: "late", Host: "127.0.0.1", Port: address.Port, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Start()
+	defer func() {
+		n.Shutdown()
+		n.WaitForShutdown()
+	}()
+	ingest.awaitReady(t)
+	if _, err := ingest.client(t).createExperiment(t.Context(), "late"); err != nil {
+		t.Error(err)
+	}
+	eventually(t, startTimeout, func() string { return "query does not wait for ClickHouse: " + query.stderr.String() }, func(ctx context.Context) bool {
+		status, _, err := query.client(t).get(ctx, "/health")
+		return err == nil && status == http.StatusOK && strings.Contains(query.stderr.String(), "waiting for ClickHouse")
+	})
+	ingest.stop(t, syscall.SIGTERM)
+	query.stop(t, syscall.SIGTERM)
+}
+
 // TestServicesRunOneAtATimeAgainstOutsideServers runs every service as a
 // process of its own, ingest twice, and replaces a projector that is killed.
 func TestServicesRunOneAtATimeAgainstOutsideServers(t *testing.T) {
@@ -125,6 +180,25 @@ func TestServicesRunOneAtATimeAgainstOutsideServers(t *testing.T) {
 			}
 			if found := b.verify(ctx, read); len(found) > 0 {
 				t.Fatalf("after batch %d:%s", i, short(found))
+			}
+		}
+	})
+
+	t.Run("refused credentials and malformed addresses end a service at once", func(t *testing.T) {
+		for _, args := range [][]string{
+			{"query", "--nats-url", servers.natsURL, "--clickhouse-url", withPassword(t, servers.clickhouseURL, "wrong")},
+			{"projector", "--nats-url", servers.natsURL, "--clickhouse-url", withPassword(t, servers.clickhouseURL, "wrong")},
+			{"ingest", "--nats-url", "nats://:4222", "--artifacts", dir},
+			{"ingest", "--nats-url", "http://127.0.0.1:4222", "--artifacts", dir},
+		} {
+			p := launch(t, append(args, "--data", filepath.Join(dir, "refused"))...)
+			select {
+			case <-p.exited:
+			case <-time.After(startTimeout):
+				t.Fatalf("%v goes on", args)
+			}
+			if text := p.stderr.String(); p.cmd.ProcessState.Success() || !strings.Contains(text, "-url") || strings.Contains(text, "wrong") {
+				t.Errorf("%v ended with %v and said %s", args[0], p.cmd.ProcessState, text)
 			}
 		}
 	})

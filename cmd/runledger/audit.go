@@ -16,7 +16,6 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/runledger/runledger/pkg/eventlog"
-	"github.com/runledger/runledger/pkg/natsserver"
 	"github.com/runledger/runledger/services/registry/audit"
 	"github.com/runledger/runledger/services/registry/treehead"
 )
@@ -208,7 +207,7 @@ func openLog(ctx context.Context, dir, natsURL string) (*eventlog.Log, func() er
 	none := func() error { return nil }
 	logger := slog.New(slog.DiscardHandler)
 	if natsURL != "" {
-		nc, err := connectNATS(natsURL)
+		nc, err := dialNATS(natsURL)
 		if err != nil {
 			return nil, none, err
 		}
@@ -218,7 +217,7 @@ func openLog(ctx context.Context, dir, natsURL string) (*eventlog.Log, func() er
 	if _, err := os.Stat(filepath.Join(dir, natsDir)); errors.Is(err, fs.ErrNotExist) {
 		return nil, none, nil
 	}
-	server, err := natsserver.Start(ctx, natsserver.Config{DataDir: filepath.Join(dir, natsDir), Logger: logger})
+	server, err := startNATS(ctx, dir, logger)
 	if err != nil {
 		return nil, none, err
 	}

@@ -43,6 +43,7 @@ func root() *cobra.Command {
 		serviceCommand(parts{query: true}, "query", "Run the service that answers reads"),
 		registryCommand(),
 		auditCommand(),
+		logCommand(),
 		gcCommand(),
 	)
 	return cmd

@@ -27,6 +27,7 @@ type options struct {
 	pprof         string
 	treeHeadKey   string
 	treeHeadEvery time.Duration
+	rebuildLedger bool
 
 	webhookKey          string
 	webhookSchemes      []string
@@ -55,6 +56,7 @@ func (o *options) register(cmd *cobra.Command, defaultListen string) {
 func (o *options) registerRegistry(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.treeHeadKey, "tree-head-key", "", "file with the key that signs the registry's tree heads (default: "+keyFile+" in the data directory, made at the first start)")
+	f.BoolVar(&o.rebuildLedger, "rebuild-ledger", false, "set the registry's ledger aside, and build it again from the event log: for one that is damaged")
 	f.DurationVar(&o.treeHeadEvery, "tree-head-every", time.Hour, "how often to sign a tree head if there are new entries; 0 is only at the start and when asked")
 }
 

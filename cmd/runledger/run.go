@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -33,6 +34,7 @@ import (
 	"github.com/runledger/runledger/services/projector"
 	"github.com/runledger/runledger/services/query"
 	"github.com/runledger/runledger/services/registry"
+	"github.com/runledger/runledger/services/registry/ledger"
 	"github.com/runledger/runledger/services/registry/treehead"
 	"github.com/runledger/runledger/services/registry/webhooks"
 )
@@ -242,7 +244,7 @@ func (n *node) openBackends(ctx context.Context, p parts, embedded bool) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	if n.options.natsURL == "" && embedded {
 		group.Go(func() (err error) {
-			server, err = natsserver.Start(groupCtx, natsserver.Config{DataDir: filepath.Join(n.dir, natsDir), Logger: n.logger})
+			server, err = startNATS(groupCtx, n.dir, n.logger)
 			return err
 		})
 	}
@@ -253,7 +255,9 @@ func (n *node) openBackends(ctx context.Context, p parts, embedded bool) error {
 		})
 	}
 	err := group.Wait()
+	var writable func() context.Context
 	if server != nil {
+		writable = server.Writable
 		n.onClose(server.Close)
 		n.nats = server.Conn()
 		n.check("jetstream", func(context.Context) error { return server.Health() })
@@ -271,7 +275,7 @@ func (n *node) openBackends(ctx context.Context, p parts, embedded bool) error {
 		return err
 	}
 	if n.nats == nil {
-		if n.nats, err = connectNATS(n.options.natsURL); err != nil {
+		if n.nats, err = connectNATS(ctx, n.options.natsURL, n.logger); err != nil {
 			return err
 		}
 		n.onClose(func() error { n.nats.Close(); return nil })
@@ -281,19 +285,24 @@ func (n *node) openBackends(ctx context.Context, p parts, embedded bool) error {
 		if n.clickhouse, err = n.options.clickhouse(); err != nil {
 			return err
 		}
+		if err := checkClickHouse(ctx, n.clickhouse, n.logger); err != nil {
+			return err
+		}
 	}
-	n.log, err = eventlog.Open(ctx, n.nats, eventlog.Config{
-		Shards: n.options.shards, Replicas: n.options.replicas, MaxBytes: n.options.logMaxBytes, Logger: n.logger,
+	n.log, err = openEventLog(ctx, n.nats, eventlog.Config{
+		Shards: n.options.shards, Replicas: n.options.replicas, MaxBytes: n.options.logMaxBytes, Writable: writable, Logger: n.logger,
 	})
-	return err
-}
-
-func connectNATS(url string) (*nats.Conn, error) {
-	nc, err := nats.Connect(url, nats.Name("runledger"), nats.MaxReconnects(-1))
 	if err != nil {
-		return nil, fmt.Errorf("connect to NATS at %s: %w", url, err)
+		return err
 	}
-	return nc, nil
+	n.check("event_log", func(context.Context) error {
+		var errs []error
+		for _, stream := range n.log.Streams() {
+			errs = append(errs, n.log.Damage(stream))
+		}
+		return errors.Join(errs...)
+	})
+	return nil
 }
 
 // openHeads finds the key that signs tree heads, or makes one that is named after
@@ -348,14 +357,23 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		if err != nil {
 			return err
 		}
+		dir := filepath.Join(n.dir, ledgerDir)
+		if n.options.rebuildLedger {
+			if err := n.setLedgerAside(dir); err != nil {
+				return err
+			}
+		}
 		s, err := registry.New(ctx, registry.Config{
-			Log: n.log, Dir: filepath.Join(n.dir, ledgerDir), Logger: n.logger, Registerer: n.registry,
+			Log: n.log, Dir: dir, Logger: n.logger, Registerer: n.registry,
 			Heads: heads, HeadEvery: n.options.treeHeadEvery,
 			Webhooks: webhooks.Options{
 				KeyFile: cmp.Or(n.options.webhookKey, filepath.Join(n.dir, "webhook.key")),
 				Schemes: n.options.webhookSchemes, AllowPrivate: n.options.webhookAllowPrivate,
 			},
 		})
+		if errors.Is(err, ledger.ErrDamaged) {
+			return fmt.Errorf("%w\nAll that is in the ledger is in the event log too. Start with --rebuild-ledger to set %s aside and build it again", err, dir)
+		}
 		if err != nil {
 			return err
 		}
@@ -379,6 +397,20 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 	if store != nil {
 		return n.serveArtifacts(p, store, versions, record)
 	}
+	return nil
+}
+
+// setLedgerAside moves a damaged ledger out of the way. The tree heads stay: the
+// next one is signed only if the new ledger contains what they say.
+func (n *node) setLedgerAside(dir string) error {
+	aside := asideDir(n.dir, time.Now())
+	switch err := setAside(n.dir, aside, dir); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	n.logger.Info("registry: the ledger is built again from the event log", slog.String("old_one", aside))
 	return nil
 }
 

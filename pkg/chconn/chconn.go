@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/ClickHouse/ch-go"
+	"github.com/ClickHouse/ch-go/proto"
 	"github.com/ClickHouse/clickhouse-go/v2"
 )
 
@@ -56,4 +58,12 @@ func Dial(ctx context.Context, o *clickhouse.Options, name string) (*ch.Client, 
 		failed = errors.Join(failed, fmt.Errorf("connect to ClickHouse at %s: %w", addr, err))
 	}
 	return nil, failed
+}
+
+// Denied reports whether err is ClickHouse's refusal of a user or a password,
+// which no repetition changes.
+func Denied(err error) bool {
+	codes := []proto.Error{proto.ErrUnknownUser, proto.ErrWrongPassword, proto.ErrRequiredPassword, proto.ErrAuthenticationFailed}
+	e, ok := errors.AsType[*clickhouse.Exception](err)
+	return ch.IsErr(err, codes...) || ok && slices.Contains(codes, proto.Error(e.Code))
 }

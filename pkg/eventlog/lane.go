@@ -198,8 +198,8 @@ func (l *Log) NewLane(c LaneConfig) *Lane {
 }
 
 // Do runs a command and returns the position of its last event once it is on
-// disk. It returns the command's own error, ErrBusy, ErrClosed, ErrFull,
-// ErrUnavailable, or ctx's error when that ended first, in which case the
+// disk. It returns the command's own error, ErrBusy, ErrClosed, ErrDamaged, ErrFull,
+// ErrUnwritable, ErrUnavailable, or ctx's error when that ended first, in which case the
 // command may still be committed.
 func (l *Lane) Do(ctx context.Context, decide Decide) (Position, error) {
 	cmd := &command{ctx: ctx, decide: decide, result: make(chan outcome, 1)}
@@ -215,6 +215,12 @@ func (l *Lane) Do(ctx context.Context, decide Decide) (Position, error) {
 }
 
 func (l *Lane) enqueue(cmd *command) error {
+	if err := l.log.Damage(l.config.Stream); err != nil {
+		return fmt.Errorf("commit to %s: %w", l.config.Stream, err)
+	}
+	if ctx := l.log.writable(); ctx.Err() != nil {
+		return fmt.Errorf("commit to %s: %w: %w", l.config.Stream, context.Cause(ctx), ErrUnwritable)
+	}
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if l.closed {
@@ -429,7 +435,7 @@ func (b *Batch) answer(f func(decision) outcome) {
 // itself and all at the same time. Where some are refused, the state is not what
 // it was decided on, so the commands that wrote nothing are left too.
 func (l *Lane) publishSeparate(b *Batch) (left []decision, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	ctx, cancel := context.WithTimeout(l.log.writable(), commitTimeout)
 	defer cancel()
 	seqs := make([]uint64, len(b.msgs))
 	errs := make([]error, len(b.msgs))
@@ -525,7 +531,7 @@ func await(ctx context.Context, f jetstream.PubAckFuture) (uint64, error) {
 // last message. exact is false when an earlier attempt turns out to have
 // succeeded and the batch's place is known only as an upper bound.
 func (l *Lane) publishAtomic(b *Batch) (end uint64, exact bool, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	ctx, cancel := context.WithTimeout(l.log.writable(), commitTimeout)
 	defer cancel()
 	b.msgs[0].Header[jetstream.MsgIDHeader] = b.msgs[0].Header[events.HeaderID]
 	attempt := func(ctx context.Context) (uint64, bool, error) {

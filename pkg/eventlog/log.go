@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -27,9 +28,15 @@ var (
 	ErrClosed error = apierr.Errorf(apierr.TemporarilyUnavailable, "The server is shutting down, try again").WithRetryAfter(time.Second)
 	// ErrFull means that a stream reached its size limit; the command left no trace.
 	ErrFull error = apierr.Errorf(apierr.TemporarilyUnavailable, "The event log is full: its operator must raise its size limit").WithRetryAfter(time.Minute)
+	// ErrUnwritable means that the log's server is known to take no writes, for
+	// example since its disk is full; the command left no trace.
+	ErrUnwritable error = apierr.Errorf(apierr.TemporarilyUnavailable, "The event log cannot be written: its disk is full, or fails. It goes on by itself once that is over").WithRetryAfter(5 * time.Second)
 	// ErrUnavailable means that the log did not answer in time. Whether the
 	// command was committed is unknown.
 	ErrUnavailable error = apierr.Errorf(apierr.TemporarilyUnavailable, "The event log does not answer, try again").WithRetryAfter(2 * time.Second)
+	// ErrDamaged means that events which the log had are not in it any more: a
+	// stream has a hole, or has lost its end. What would rest on them is refused.
+	ErrDamaged error = apierr.Errorf(apierr.TemporarilyUnavailable, "The event log is damaged: its operator must restore it, see `runledger log check`").WithRetryAfter(time.Minute)
 	// ErrShardCount means that the log was created with another shard count.
 	ErrShardCount = errors.New("shard count differs from the log's")
 )
@@ -59,6 +66,9 @@ type Log struct {
 	shards  int
 	streams map[string]jetstream.Stream
 	logger  *slog.Logger
+	// writable is Config.Writable.
+	writable func() context.Context
+	damage   damage
 }
 
 // Config configures Open.
@@ -68,6 +78,10 @@ type Config struct {
 	Shards   int
 	Replicas int   // of each stream; 0 is 1
 	MaxBytes int64 // of each stream; 0 is no limit
+	// Writable returns a context that ends once the server is known to take no
+	// writes, another one when it takes them again. nil is a server that does not
+	// tell.
+	Writable func() context.Context
 	Logger   *slog.Logger
 }
 
@@ -83,7 +97,7 @@ const (
 
 // Open creates the streams that are missing and brings the others to this
 // build's configuration. It returns ErrShardCount when the log exists with
-// another count.
+// another count, and ErrDamaged, with the figures, when a stream has lost events.
 func Open(ctx context.Context, nc *nats.Conn, c Config) (*Log, error) {
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
@@ -93,6 +107,9 @@ func Open(ctx context.Context, nc *nats.Conn, c Config) (*Log, error) {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Writable == nil {
+		c.Writable = context.Background
 	}
 	if c.Shards < 0 || c.Shards > events.MaxShards {
 		return nil, fmt.Errorf("open event log: %d shards, want 1 to %d", c.Shards, events.MaxShards)
@@ -117,13 +134,16 @@ func Open(ctx context.Context, nc *nats.Conn, c Config) (*Log, error) {
 	if opts.MaxBytes == 0 {
 		opts.MaxBytes = -1
 	}
-	l := &Log{js: js, shards: c.Shards, streams: make(map[string]jetstream.Stream), logger: c.Logger}
+	l := &Log{js: js, shards: c.Shards, streams: make(map[string]jetstream.Stream), logger: c.Logger, writable: c.Writable}
 	for _, sc := range events.StreamConfigs(opts) {
 		s, err := js.CreateOrUpdateStream(ctx, sc)
 		if err != nil {
 			return nil, fmt.Errorf("open event log: stream %s: %w", sc.Name, err)
 		}
 		l.streams[sc.Name] = s
+		if _, err := l.LastSeq(ctx, sc.Name); err != nil {
+			return nil, fmt.Errorf("open event log: %w", err)
+		}
 	}
 	return l, nil
 }
@@ -206,7 +226,8 @@ func (l *Log) LoggedModel(ctx context.Context, id string) (*events.LoggedModelCr
 	return created, nil
 }
 
-// LastSeq returns the last sequence of a stream, 0 when it is empty.
+// LastSeq returns the last sequence of a stream, 0 when it is empty. It returns
+// ErrDamaged when the stream has lost events.
 func (l *Log) LastSeq(ctx context.Context, stream string) (uint64, error) {
 	s, err := l.stream(stream)
 	if err != nil {
@@ -215,6 +236,9 @@ func (l *Log) LastSeq(ctx context.Context, stream string) (uint64, error) {
 	info, err := s.Info(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("last sequence of %s: %w: %w", stream, err, ErrUnavailable)
+	}
+	if err := l.whole(stream, info.State); err != nil {
+		return 0, err
 	}
 	return info.State.LastSeq, nil
 }
@@ -240,20 +264,27 @@ func (l *Log) Last(ctx context.Context, stream, filter string) (Record, error) {
 	return newRecord(stream, msg.Subject, msg.Sequence, msg.Header, msg.Data)
 }
 
-// last returns nil when there is no event.
+// last returns nil when there is no event. The server does not find one that it
+// cannot read, but its index has it.
 func (l *Log) last(ctx context.Context, stream, filter string) (*jetstream.RawStreamMsg, error) {
 	s, err := l.stream(stream)
 	if err != nil {
 		return nil, err
 	}
-	msg, err := s.GetLastMsgForSubject(ctx, filter)
-	switch {
-	case errors.Is(err, jetstream.ErrMsgNotFound):
-		return nil, nil
-	case err != nil:
-		return nil, fmt.Errorf("last event of %s on %s: %w: %w", stream, filter, err, ErrUnavailable)
+	n := uint64(0)
+	for range 2 { // it may come in between
+		msg, err := s.GetLastMsgForSubject(ctx, filter)
+		if err == nil {
+			return msg, nil
+		}
+		if !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil, fmt.Errorf("last event of %s on %s: %w: %w", stream, filter, err, ErrUnavailable)
+		}
+		if n, err = l.count(ctx, stream, filter); err != nil || n == 0 {
+			return nil, err
+		}
 	}
-	return msg, nil
+	return nil, l.damaged(stream, fmt.Sprintf("the last of %d events on %s cannot be read", n, filter))
 }
 
 // Run returns the first event of a run; nil when there is no such run, or it was
@@ -270,6 +301,9 @@ func (l *Log) Run(ctx context.Context, id string) (*events.RunCreated, error) {
 	for rec, err := range l.Read(ctx, stream, last.Subject, 1, last.Seq) {
 		if err != nil {
 			return nil, fmt.Errorf("look run %s up: %w", id, err)
+		}
+		if rec.GetRunCreated() == nil {
+			return nil, l.damaged(stream, fmt.Sprintf("event %d on %s is not the one that created the run", rec.Seq, rec.Subject))
 		}
 		return rec.GetRunCreated(), nil
 	}
@@ -335,7 +369,9 @@ func (l *Log) Incarnation(ctx context.Context, stream string) (string, error) {
 // Read yields the events from sequence from up to and including sequence to
 // (0: the last one when the read begins), on the subjects that filter matches
 // ("" is all). It stops at the first error: events.ErrCorrupt or
-// events.ErrUnknownSchema for an event that cannot be read.
+// events.ErrUnknownSchema for an event that cannot be read, and ErrDamaged when
+// the log had more events there than it has now: whoever reads to the end has
+// all of them.
 func (l *Log) Read(ctx context.Context, stream, filter string, from, to uint64) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		if to == 0 {
@@ -350,54 +386,82 @@ func (l *Log) Read(ctx context.Context, stream, filter string, from, to uint64) 
 				return
 			}
 		}
-		for from = max(from, 1); from <= to; {
-			next, more := l.readBatch(ctx, stream, filter, from, to, yield)
-			if !more {
+		r := reading{log: l, stream: stream, filter: filter, from: max(from, 1), to: to}
+		r.next = r.from
+		for r.next <= to && !r.done {
+			if !r.batch(ctx, yield) {
 				return
 			}
-			from = next
+		}
+		if err := r.check(ctx); err != nil {
+			yield(Record{}, err)
 		}
 	}
 }
 
-// readBatch yields one answer of the server, and returns the sequence to go on
-// from and whether to go on.
-func (l *Log) readBatch(ctx context.Context, stream, filter string, from, to uint64, yield func(Record, error) bool) (uint64, bool) {
+// reading is a Read that is under way.
+type reading struct {
+	log            *Log
+	stream, filter string
+	from, to, next uint64
+	done           bool   // the server has no more
+	count          uint64 // of the events that were read
+	// matching is how many events there were from the first one on when the
+	// server began to answer.
+	matching uint64
+}
+
+// batch yields one answer of the server, and returns whether to go on.
+func (r *reading) batch(ctx context.Context, yield func(Record, error) bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	opts := []jetstreamext.GetBatchOpt{jetstreamext.GetBatchSeq(from), jetstreamext.GetBatchMaxBytes(readBytes)}
-	if filter != "" {
-		opts = append(opts, jetstreamext.GetBatchSubject(filter))
+	opts := []jetstreamext.GetBatchOpt{jetstreamext.GetBatchSeq(r.next), jetstreamext.GetBatchMaxBytes(readBytes)}
+	if r.filter != "" {
+		opts = append(opts, jetstreamext.GetBatchSubject(r.filter))
 	}
-	batch, err := jetstreamext.GetBatch(ctx, l.js, stream, readBatchSize, opts...)
+	batch, err := jetstreamext.GetBatch(ctx, r.log.js, r.stream, readBatchSize, opts...)
 	if err != nil {
-		yield(Record{}, fmt.Errorf("read %s from %d: %w: %w", stream, from, err, ErrUnavailable))
-		return 0, false
+		yield(Record{}, fmt.Errorf("read %s from %d: %w: %w", r.stream, r.next, err, ErrUnavailable))
+		return false
 	}
-	next := from
+	began := r.next
 	for msg, err := range batch {
 		if errors.Is(err, jetstreamext.ErrNoMessages) {
-			return 0, false
+			r.done = true
+			return true
 		}
 		if err != nil {
-			yield(Record{}, fmt.Errorf("read %s from %d: %w: %w", stream, next, err, ErrUnavailable))
-			return 0, false
+			yield(Record{}, fmt.Errorf("read %s from %d: %w: %w", r.stream, r.next, err, ErrUnavailable))
+			return false
 		}
-		if msg.Sequence > to {
-			return 0, false
+		if r.count == 0 {
+			if r.matching, err = strconv.ParseUint(msg.Header.Get("Nats-Num-Pending"), 10, 64); err != nil {
+				yield(Record{}, fmt.Errorf("read %s from %d: %w: %w", r.stream, r.next, err, ErrUnavailable))
+				return false
+			}
+			r.matching++
 		}
-		next = msg.Sequence + 1
-		rec, err := newRecord(stream, msg.Subject, msg.Sequence, msg.Header, msg.Data)
+		if msg.Sequence > r.to {
+			r.done = true
+			return true
+		}
+		if r.filter == "" && msg.Sequence != r.next {
+			yield(Record{}, r.log.damaged(r.stream, fmt.Sprintf("event %d comes where %d was due", msg.Sequence, r.next)))
+			return false
+		}
+		r.next = msg.Sequence + 1
+		r.count++
+		rec, err := newRecord(r.stream, msg.Subject, msg.Sequence, msg.Header, msg.Data)
 		if !yield(rec, err) || err != nil {
-			return 0, false
+			return false
 		}
 	}
-	if next == from {
+	if r.next == began {
 		// The connection went quiet without the server's end marker.
-		yield(Record{}, fmt.Errorf("read %s from %d: no answer: %w", stream, from, ErrUnavailable))
-		return 0, false
+		yield(Record{}, fmt.Errorf("read %s from %d: no answer: %w", r.stream, r.next, ErrUnavailable))
+		return false
 	}
-	return next, true
+	return true
 }
 
 func newRecord(stream, subject string, seq uint64, h nats.Header, data []byte) (Record, error) {
@@ -413,7 +477,8 @@ func newRecord(stream, subject string, seq uint64, h nats.Header, data []byte) (
 // Follow delivers every event of a stream from sequence from on, in order and
 // without a gap, until ctx ends (it then returns nil) or handle returns an
 // error (which it returns). It survives reconnections. An event that cannot be
-// decoded ends it with events.ErrCorrupt or events.ErrUnknownSchema.
+// decoded ends it with events.ErrCorrupt or events.ErrUnknownSchema, one that is
+// missing with events.ErrCorrupt and ErrDamaged.
 func (l *Log) Follow(ctx context.Context, stream string, from uint64, handle func(Record) error) error {
 	s, err := l.stream(stream)
 	if err != nil {
@@ -447,7 +512,8 @@ func (l *Log) Follow(ctx context.Context, stream string, from uint64, handle fun
 			return fmt.Errorf("follow %s: %w", stream, err)
 		}
 		if meta.Sequence.Stream != next {
-			return fmt.Errorf("follow %s: sequence %d where %d was due: %w", stream, meta.Sequence.Stream, next, events.ErrCorrupt)
+			return fmt.Errorf("follow: %w: %w", events.ErrCorrupt,
+				l.damaged(stream, fmt.Sprintf("event %d comes where %d was due", meta.Sequence.Stream, next)))
 		}
 		rec, err := newRecord(stream, msg.Subject(), next, msg.Headers(), msg.Data())
 		if err != nil {

@@ -140,6 +140,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/runledger/runledger/pkg/chconn"
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/tables"
@@ -281,7 +282,7 @@ func replicasOf(ctx context.Context, log *eventlog.Log) (int, error) {
 // Run brings the tables to this build's version, waiting for ClickHouse if
 // need be, and projects until ctx ends; it returns when all of it has stopped.
 // Tables that are damaged are built again. It returns ErrOtherLog when the tables do
-// not belong to the log.
+// not belong to the log, and an error when ClickHouse refuses the credentials.
 func (p *Projector) Run(ctx context.Context) error {
 	for {
 		err := p.prepare(ctx)
@@ -345,6 +346,9 @@ func (p *Projector) retry(ctx context.Context, what string, do func() error) err
 		}
 		if ctx.Err() != nil {
 			return nil
+		}
+		if chconn.Denied(err) {
+			return fmt.Errorf("projector: %w", err)
 		}
 		delay := delays.NextBackOff()
 		for _, w := range p.workers {

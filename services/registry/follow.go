@@ -26,7 +26,8 @@ const (
 )
 
 // follow applies the log to the ledger until ctx ends, or an event cannot be
-// applied: then the ledger stays as it is for good.
+// applied: then the ledger stays as it is for good. One that has failed a write is
+// opened again when the disk takes writes.
 func (s *Service) follow(ctx context.Context) {
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = retryFirst, retryLast
@@ -52,12 +53,15 @@ func (s *Service) follow(ctx context.Context) {
 			return
 		case <-time.After(retry.NextBackOff()):
 		}
+		if err := s.ledger.Reopen(); err != nil {
+			s.logger.Warn("registry: the ledger stays as it is", slog.Any("error", err))
+		}
 	}
 }
 
 func permanent(err error) bool {
 	for _, target := range []error{
-		events.ErrCorrupt, events.ErrUnknownSchema, catalog.ErrMisfit, ledger.ErrGap, ledger.ErrFailed, ledger.ErrDamaged,
+		events.ErrCorrupt, events.ErrUnknownSchema, catalog.ErrMisfit, ledger.ErrGap, ledger.ErrDamaged,
 	} {
 		if errors.Is(err, target) {
 			return true

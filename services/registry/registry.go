@@ -299,6 +299,9 @@ func (s *Service) wait(ctx context.Context, seq uint64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.alive, cancel)()
+	if err := s.ledger.Health(); errors.Is(err, ledger.ErrFailed) && s.ledger.LastSeq() < seq {
+		return errors.Join(err, s.usable()) // it is not about to follow
+	}
 	if err := s.ledger.Wait(ctx, seq); err != nil {
 		return errors.Join(err, s.usable())
 	}

@@ -40,7 +40,7 @@ func differs(index uint64, format string, args ...any) error {
 // that is not there.
 func (l *Ledger) Canonicals(from, to uint64) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
-		iter, err := l.db.NewIter(&pebble.IterOptions{LowerBound: numberKey(prefixEntry, from), UpperBound: numberKey(prefixEntry, to)})
+		iter, err := l.db.Load().NewIter(&pebble.IterOptions{LowerBound: numberKey(prefixEntry, from), UpperBound: numberKey(prefixEntry, to)})
 		if err != nil {
 			yield(nil, fmt.Errorf("read entries: %w", err))
 			return
@@ -76,12 +76,12 @@ func (l *Ledger) Canonicals(from, to uint64) iter.Seq2[[]byte, error] {
 // in question, want the one that is right. It tells progress how many keys it has
 // compared, now and then.
 func Compare(ctx context.Context, got, want *Ledger, progress func(keys uint64)) (err error) {
-	g, err := got.db.NewIter(nil)
+	g, err := got.db.Load().NewIter(nil)
 	if err != nil {
 		return fmt.Errorf("compare ledgers: %w", err)
 	}
 	defer func() { err = errors.Join(err, g.Close()) }()
-	w, err := want.db.NewIter(nil)
+	w, err := want.db.Load().NewIter(nil)
 	if err != nil {
 		return fmt.Errorf("compare ledgers: %w", err)
 	}

@@ -3,6 +3,7 @@ package ledger
 import (
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -77,8 +78,13 @@ func (h *health) Errorf(format string, args ...any) {
 
 // Fatalf must not return, and Pebble expects it to end the process. In a write
 // of ours the panic ends the ledger alone; on one of Pebble's own goroutines it
-// ends the process, with the reason on its last lines.
+// ends the process, with the reason on its last lines. Of a ledger that has ended
+// before, it ends the goroutine: nobody waits for it.
 func (h *health) Fatalf(format string, args ...any) {
+	if h.fatal.Load() != nil {
+		h.logger.Error("pebble: " + fmt.Sprintf(format, args...))
+		runtime.Goexit()
+	}
 	panic(h.fail(fmt.Sprintf(format, args...)))
 }
 

@@ -13,15 +13,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/runledger/runledger/pkg/diskroom"
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/services/registry/catalog"
 )
@@ -32,7 +37,7 @@ var (
 	// ErrGap means that an event was applied out of order.
 	ErrGap = errors.New("event is missing before this one")
 	// ErrFailed means that the disk refused a write. The ledger takes no more
-	// until it is opened again.
+	// until it is opened again, see Reopen.
 	ErrFailed = errors.New("registry ledger cannot be written")
 	// ErrStalled means that writes wait for the disk.
 	ErrStalled = errors.New("registry ledger is stalled")
@@ -67,8 +72,13 @@ type position struct {
 
 // Ledger is an open ledger. One goroutine may apply events, any number read.
 type Ledger struct {
-	db     *pebble.DB
-	health *health
+	dir     string
+	options Options
+	lock    io.Closer // of the directory
+
+	// db and health are replaced by Reopen.
+	db     atomic.Pointer[pebble.DB]
+	health atomic.Pointer[health]
 	view   atomic.Pointer[view]
 
 	mu      sync.Mutex
@@ -81,17 +91,78 @@ type view struct {
 	state *catalog.State
 }
 
-// Open opens the ledger in dir, or makes a new one.
+// Open opens the ledger in dir, or makes a new one. It returns ErrDamaged for one
+// that cannot be read.
 func Open(dir string, o Options) (*Ledger, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	h := &health{logger: o.Logger}
+	l := &Ledger{dir: dir, options: o, changed: make(chan struct{})}
+	var err error
+	if l.lock, err = l.takeLock(); err != nil {
+		return nil, fmt.Errorf("open registry ledger in %s: %w", dir, err)
+	}
+	v, err := l.open()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open registry ledger in %s: %w", dir, err), l.lock.Close())
+	}
+	l.view.Store(v)
+	return l, nil
+}
+
+// disk returns the file system that Pebble's is made of.
+func (l *Ledger) disk() vfs.FS {
+	if l.options.FS != nil {
+		return l.options.FS
+	}
+	return vfs.Default
+}
+
+// takeLock takes the directory, as Pebble would: Pebble cannot give it back once
+// it has failed.
+func (l *Ledger) takeLock() (io.Closer, error) {
+	disk := l.disk()
+	if !l.options.ReadOnly {
+		if err := disk.MkdirAll(l.dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	return disk.Lock(disk.PathJoin(l.dir, "LOCK"))
+}
+
+// underLock is a file system whose lock is taken.
+type underLock struct{ vfs.FS }
+
+func (underLock) Lock(string) (io.Closer, error) { return nothing{}, nil }
+
+type nothing struct{}
+
+func (nothing) Close() error { return nil }
+
+// open opens Pebble in place of what there was, and reads its state.
+func (l *Ledger) open() (v *view, err error) {
+	h := &health{logger: l.options.Logger}
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case fatalError:
+			err = r
+		default:
+			panic(r)
+		}
+	}()
 	cache := pebble.NewCache(cacheBytes)
 	defer cache.Unref()
-	db, err := pebble.Open(dir, &pebble.Options{
-		FS:                 o.FS,
-		ReadOnly:           o.ReadOnly,
+	db, err := pebble.Open(l.dir, &pebble.Options{
+		// One that has failed writes no more, whatever its goroutines still try: its
+		// files are another one's by then.
+		FS: underLock{errorfs.Wrap(l.disk(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if h.fatal.Load() != nil && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+				return ErrFailed
+			}
+			return nil
+		}))},
+		ReadOnly:           l.options.ReadOnly,
 		FormatMajorVersion: formatMajorVersion,
 		Cache:              cache,
 		MemTableSize:       memTableBytes,
@@ -100,25 +171,61 @@ func Open(dir string, o Options) (*Ledger, error) {
 		EventListener:      h.listener(),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open registry ledger in %s: %w", dir, err)
+		if _, ok := errors.AsType[syscall.Errno](err); ok && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err // of the disk, not of what is on it
+		}
+		return nil, fmt.Errorf("%w: %w", err, ErrDamaged)
 	}
-	l := &Ledger{db: db, health: h, changed: make(chan struct{})}
-	v, err := l.load()
+	next := new(Ledger)
+	next.db.Store(db)
+	if v, err = next.load(); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	l.db.Store(db)
+	l.health.Store(h)
+	return v, nil
+}
+
+// Reopen opens a ledger again that has failed, if its disk takes writes; it has the
+// events for which Apply has returned. What Pebble holds in memory of the old one is
+// given up. It must not be called while events are applied.
+func (l *Ledger) Reopen() error {
+	if !errors.Is(l.Health(), ErrFailed) || l.health.Load().fatal.Load() == nil {
+		return nil
+	}
+	if l.options.FS == nil {
+		if err := diskroom.Check(l.dir); err != nil {
+			return fmt.Errorf("open the registry ledger again: %w: %w", err, ErrFailed)
+		}
+	}
+	before := l.LastSeq()
+	v, err := l.open()
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open registry ledger in %s: %w", dir, err), db.Close())
+		return fmt.Errorf("open the registry ledger again: %w: %w", err, ErrFailed)
 	}
+	if v.LastSeq < before {
+		return fmt.Errorf("opened again, the registry ledger ends at event %d and ended at %d: %w", v.LastSeq, before, ErrDamaged)
+	}
+	l.show(v)
+	return nil
+}
+
+// show gives readers another view, and wakes those who wait for one.
+func (l *Ledger) show(v *view) {
 	l.view.Store(v)
-	return l, nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.changed)
+	l.changed = make(chan struct{})
 }
 
 // Close closes the ledger. Nothing may use it any more.
 func (l *Ledger) Close() error {
-	if l.health.fatal.Load() != nil {
-		// Pebble is in no state to be closed. Its files are: they are what a
-		// crash would have left.
-		return nil
-	}
-	if err := l.db.Close(); err != nil {
+	var err error
+	if l.health.Load().fatal.Load() == nil {
+		err = l.db.Load().Close()
+	} // else Pebble is in no state to be closed. Its files are: they are what a crash would have left.
+	if err = errors.Join(err, l.lock.Close()); err != nil {
 		return fmt.Errorf("close registry ledger: %w", err)
 	}
 	return nil
@@ -126,7 +233,7 @@ func (l *Ledger) Close() error {
 
 // Health returns what keeps the ledger from being written, or nil: ErrFailed,
 // ErrStalled or ErrDamaged.
-func (l *Ledger) Health() error { return l.health.err() }
+func (l *Ledger) Health() error { return l.health.Load().err() }
 
 // State returns the registry's state after the last applied event.
 func (l *Ledger) State() *catalog.State { return l.view.Load().state }
@@ -179,14 +286,10 @@ func (l *Ledger) Apply(recs ...eventlog.Record) error {
 	}
 	if v.LastSeq > l.LastSeq() {
 		// What is synced here makes all the batches before it durable.
-		if err := l.commit(func() error { return l.db.LogData([]byte{0}, pebble.Sync) }); err != nil {
+		if err := l.commit(func() error { return l.db.Load().LogData([]byte{0}, pebble.Sync) }); err != nil {
 			return errors.Join(failed, err)
 		}
-		l.view.Store(&v)
-		l.mu.Lock()
-		close(l.changed)
-		l.changed = make(chan struct{})
-		l.mu.Unlock()
+		l.show(&v)
 	}
 	return failed
 }
@@ -204,14 +307,14 @@ func (l *Ledger) apply(v view, rec eventlog.Record) (view, error) {
 	if err != nil {
 		return v, err
 	}
-	b := l.db.NewBatch()
+	b := l.db.Load().NewBatch()
 	defer b.Close()
 	if v.Size == 0 {
 		v.Incarnation = entry.EventID
 	}
 	w := writer{batch: b}
 	w.set(numberKey(prefixEntry, v.Size), canonical)
-	hashes, err := tlog.StoredHashes(int64(v.Size), canonical, hashReader{l.db})
+	hashes, err := tlog.StoredHashes(int64(v.Size), canonical, hashReader{l.db.Load()})
 	if err != nil {
 		return v, fmt.Errorf("hash entry %d: %w", v.Size, err)
 	}
@@ -233,8 +336,9 @@ func (l *Ledger) apply(v view, rec eventlog.Record) (view, error) {
 // commit runs a write. Pebble ends the process when a write to its log fails, or
 // panics with the error if that was of an earlier record; here it ends the ledger.
 func (l *Ledger) commit(write func() error) (err error) {
-	if l.health.fatal.Load() != nil {
-		return l.health.err()
+	h := l.health.Load()
+	if h.fatal.Load() != nil {
+		return h.err()
 	}
 	defer func() {
 		switch r := recover().(type) {
@@ -244,7 +348,7 @@ func (l *Ledger) commit(write func() error) (err error) {
 		case runtime.Error:
 			panic(r)
 		case error:
-			err = l.health.fail(r.Error())
+			err = h.fail(r.Error())
 		default:
 			panic(r)
 		}

@@ -56,7 +56,7 @@ func hadName(r pebble.Reader, model uint64, name string, size uint64) (had bool,
 // canonical encoding has the hint in it are looked at. It returns ctx's error, or
 // match's.
 func (l *Ledger) LastWhere(ctx context.Context, model, size uint64, hint string, match func(Entry) (bool, error)) (_ *HistoryEntry, err error) {
-	snapshot := l.db.NewSnapshot()
+	snapshot := l.db.Load().NewSnapshot()
 	defer func() { err = errors.Join(err, snapshot.Close()) }()
 	iter, err := snapshot.NewIter(&pebble.IterOptions{
 		LowerBound: numberKey(prefixHistory, model), UpperBound: numberKey(prefixHistory, model, size),

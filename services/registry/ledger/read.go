@@ -30,7 +30,7 @@ func (l *Ledger) Head() (Head, error) {
 }
 
 // Hashes reads the tree's hashes, for tlog.ProveRecord and tlog.ProveTree.
-func (l *Ledger) Hashes() tlog.HashReader { return hashReader{l.db} }
+func (l *Ledger) Hashes() tlog.HashReader { return hashReader{l.db.Load()} }
 
 type hashReader struct{ r pebble.Reader }
 
@@ -62,7 +62,7 @@ func get(r pebble.Reader, key []byte) ([]byte, error) {
 
 // Canonical returns the canonical encoding of entry index.
 func (l *Ledger) Canonical(index uint64) ([]byte, error) {
-	canonical, err := get(l.db, numberKey(prefixEntry, index))
+	canonical, err := get(l.db.Load(), numberKey(prefixEntry, index))
 	if err != nil {
 		return nil, fmt.Errorf("read entry %d: %w", index, err)
 	}
@@ -80,7 +80,7 @@ func (l *Ledger) Entry(index uint64) (Entry, error) {
 
 // ByIdempotencyKey returns the entry of the command that carried the key.
 func (l *Ledger) ByIdempotencyKey(key string) (Entry, bool, error) {
-	value, closer, err := l.db.Get(idempotencyKey(clean(key)))
+	value, closer, err := l.db.Load().Get(idempotencyKey(clean(key)))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return Entry{}, false, nil
 	}
@@ -116,7 +116,7 @@ func (l *Ledger) History(name string, from uint64, limit int) (entries []History
 
 // HistoryAsOf is History as it was when there were size entries.
 func (l *Ledger) HistoryAsOf(name string, size, from uint64, limit int) (entries []HistoryEntry, next uint64, more, known bool, err error) {
-	snapshot := l.db.NewSnapshot()
+	snapshot := l.db.Load().NewSnapshot()
 	defer func() { err = errors.Join(err, snapshot.Close()) }()
 	m, err := newMerge(snapshot, name, size, from)
 	if err != nil {
@@ -257,7 +257,7 @@ func (m *merge) close() (err error) {
 // load reads the position and the state.
 func (l *Ledger) load() (*view, error) {
 	v := &view{state: catalog.Empty()}
-	value, closer, err := l.db.Get([]byte(keyPosition))
+	value, closer, err := l.db.Load().Get([]byte(keyPosition))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return v, nil
 	}
@@ -318,7 +318,7 @@ func parseState(value []byte, v any) error {
 // lastOf returns the sequence of the last event about a model among the first
 // size, from its history.
 func (l *Ledger) lastOf(model, size uint64) (_ uint64, err error) {
-	iter, err := l.db.NewIter(&pebble.IterOptions{
+	iter, err := l.db.Load().NewIter(&pebble.IterOptions{
 		LowerBound: numberKey(prefixHistory, model), UpperBound: numberKey(prefixHistory, model, size),
 	})
 	if err != nil {
@@ -335,7 +335,7 @@ func (l *Ledger) lastOf(model, size uint64) (_ uint64, err error) {
 
 // scan calls f for the keys with the prefix, in order.
 func (l *Ledger) scan(prefix string, f func(key, value []byte) error) (err error) {
-	iter, err := l.db.NewIter(&pebble.IterOptions{LowerBound: []byte(prefix), UpperBound: after([]byte(prefix))})
+	iter, err := l.db.Load().NewIter(&pebble.IterOptions{LowerBound: []byte(prefix), UpperBound: after([]byte(prefix))})
 	if err != nil {
 		return err
 	}
