@@ -2,6 +2,7 @@ package query_test
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -68,6 +69,35 @@ func TestReadsOfADamagedPartAreRefused(t *testing.T) {
 		case <-time.After(time.Minute):
 			t.Fatal("nobody is told")
 		}
+	}
+}
+
+// A read that has waited for tables which are replaced before it gets to them is
+// refused: the new ones may have little yet.
+func TestReadsOfReplacedTablesAreRefused(t *testing.T) {
+	dialled, goOn := make(chan struct{}, 10), make(chan struct{})
+	f := newFixture(t, func(c *query.Config) {
+		opts := *c.ClickHouse
+		dial := opts.DialContext
+		opts.DialContext = func(ctx context.Context, addr string) (net.Conn, error) {
+			dialled <- struct{}{}
+			<-goOn
+			return dial(ctx, addr)
+		}
+		c.ClickHouse = &opts
+	})
+	run := f.insert(testRun{experiment: 1, metrics: []point{{"loss", 1, 1, 1}}})[0].id
+	f.insertPoints(run, point{"loss", 1, 1, 1})
+	announce := f.announce(100)
+	answer := make(chan *httptest.ResponseRecorder, 1)
+	go func() { answer <- f.get("/metrics/get-history", "run_id", run, "metric_key", "loss") }()
+	<-dialled // it has waited
+	announce(0)
+	announce(100)
+	close(goOn)
+	mustBeRefused(t, "history", <-answer)
+	if points, _ := f.history(run, "loss", 0); len(points) != 1 {
+		t.Errorf("%d points of the new tables", len(points))
 	}
 }
 

@@ -1,7 +1,6 @@
 package query
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,6 +72,11 @@ func (d *database) each(ctx context.Context, s *statement, visit func(scan func(
 	if err != nil {
 		return d.failed(ctx, err)
 	}
+	if err := d.same(ctx); err != nil {
+		cancel()
+		_ = rows.Close()
+		return err
+	}
 	var visitErr error
 	scan := func(dest ...any) error {
 		if err := rows.Scan(dest...); err != nil {
@@ -83,9 +87,6 @@ func (d *database) each(ctx context.Context, s *statement, visit func(scan func(
 	for visitErr == nil && rows.Next() {
 		visitErr = visit(scan)
 	}
-	if errors.Is(visitErr, errEnough) {
-		visitErr = cmp.Or(d.same(ctx), visitErr)
-	}
 	if visitErr != nil {
 		// Nobody wants the rest: end the statement, so that Close need not read it.
 		cancel()
@@ -95,11 +96,11 @@ func (d *database) each(ctx context.Context, s *statement, visit func(scan func(
 	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 		return d.failed(ctx, err)
 	}
-	return d.same(ctx)
+	return nil
 }
 
-// same returns an error when what was read may be of tables that the request has not
-// waited for.
+// same returns an error when a statement that has begun may read tables that its
+// request has not waited for: it reads what there was when it began.
 func (d *database) same(ctx context.Context) error {
 	if d.replaced(ctx) {
 		return unavailable(errReplaced)
@@ -118,13 +119,21 @@ func (d *database) blocks(ctx context.Context, s *statement, columns proto.Resul
 		return d.failed(ctx, err)
 	}
 	var visitErr error
+	begun := false
+	begin := func() error {
+		if begun {
+			return nil
+		}
+		begun = true
+		return d.same(ctx)
+	}
 	err = conn.Value().Do(ctx, ch.Query{
 		Body:       s.text.String(),
 		Parameters: s.parameters(),
 		Settings:   d.profile(ctx).columnSettings(),
 		Result:     columns,
 		OnResult: func(_ context.Context, b proto.Block) error {
-			if b.Rows > 0 {
+			if visitErr = begin(); visitErr == nil && b.Rows > 0 {
 				visitErr = visit(b.Rows)
 			}
 			return visitErr
@@ -141,7 +150,7 @@ func (d *database) blocks(ctx context.Context, s *statement, columns proto.Resul
 	if err != nil {
 		return d.failed(ctx, err)
 	}
-	return d.same(ctx)
+	return begin()
 }
 
 // probeTimeout is how long a connection that was idle may take to answer.
