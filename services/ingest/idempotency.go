@@ -65,7 +65,7 @@ func withoutDigest(idempotencyKey string) string {
 // depended on how this program's types were called, so that no other build can
 // tell whether it is that of a request. Such a request is taken for the one that
 // has its key: a client that repeats one after an upgrade must get its answer, and
-// must not have its work done twice. See docs/adr/0016.
+// must not have its work done twice. See docs/adr/0019.
 type requests map[string]string
 
 func (r requests) add(idempotencyKey string) {
