@@ -37,6 +37,7 @@ type described struct {
 	good    bool           // was exercised with success
 	bad     bool           // and with an error of the caller
 	canFail bool           // has such errors
+	body    bool           // takes one
 }
 
 var bracedName = regexp.MustCompile(`\{[^}]*\}`)
@@ -73,13 +74,17 @@ func newContract(t *testing.T, c *client) *contract {
 			if method == "parameters" {
 				continue
 			}
-			var answers struct{ Responses map[string]any }
+			var answers struct {
+				Responses   map[string]any
+				RequestBody map[string]any `yaml:"requestBody"`
+			}
 			if err := node.Decode(&answers); err != nil {
 				t.Fatal(err)
 			}
 			op := &described{
 				match:   regexp.MustCompile("^" + bracedName.ReplaceAllString(path, "[^/]+") + "$"),
 				answers: answers.Responses,
+				body:    answers.RequestBody != nil,
 			}
 			for status := range answers.Responses {
 				op.canFail = op.canFail || status[0] == '4' && status != "429"
@@ -305,6 +310,7 @@ func TestOpenAPI(t *testing.T) {
 		}
 		k.ask(t, 404, "POST", "/api/v1/gc/runs/"+strings.Repeat("0", 32), "")
 	})
+	t.Run("misspelt fields", func(t *testing.T) { k.misspelt(t) })
 	for name, op := range k.operations {
 		if !op.good {
 			t.Errorf("%s was not exercised with success", name)
@@ -312,6 +318,37 @@ func TestOpenAPI(t *testing.T) {
 		if op.canFail && !op.bad {
 			t.Errorf("%s was not exercised with an error", name)
 		}
+	}
+}
+
+// misspelt sends every operation that takes a body a field that it does not have,
+// which must be refused by its name.
+func (k *contract) misspelt(t *testing.T) {
+	example := strings.NewReplacer("stages/{target}", "stages/Production", "{target}", "champion", "{name}", "m", "{version}", "1")
+	bodies := 0
+	for name, op := range k.operations {
+		if !op.body {
+			continue
+		}
+		bodies++
+		method, path, _ := strings.Cut(name, " ")
+		req, err := http.NewRequestWithContext(t.Context(), method, k.base+example.Replace(path), strings.NewReader(`{"misspelt": 1}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := k.http.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusBadRequest || !bytes.Contains(data, []byte("Unknown field 'misspelt' in the request body.")) {
+			t.Errorf("%s with a misspelt field: %d %s %v", name, resp.StatusCode, data, err)
+		}
+	}
+	if bodies < 10 {
+		t.Errorf("only %d operations with a body were found", bodies)
 	}
 }
 

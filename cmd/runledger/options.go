@@ -17,6 +17,8 @@ import (
 type options struct {
 	dataDir       string
 	listen        string
+	allowedHosts  []string
+	staticPrefix  string
 	artifacts     string
 	natsURL       string
 	clickhouseURL string
@@ -38,6 +40,8 @@ func (o *options) register(cmd *cobra.Command, defaultListen string) {
 	f := cmd.Flags()
 	f.StringVar(&o.dataDir, "data", "runledger-data", "directory for everything that is kept on disk")
 	f.StringVar(&o.listen, "listen", defaultListen, "address to answer HTTP on; port 0 chooses a free one")
+	f.StringSliceVar(&o.allowedHosts, "allowed-hosts", nil, "more names under which requests may ask for the server in the header Host, as ml.example.com or *.example.com; * is all (default: addresses, localhost and, when it listens on more than loopback, the machine's name and names without a dot)")
+	f.StringVar(&o.staticPrefix, "static-prefix", "", "path below which everything is served too, as /mlflow, for proxies that do not take it away")
 	f.StringVar(&o.natsURL, "nats-url", "", "NATS server to use, for example nats://host:4222 (up: default is one in this process)")
 	f.StringVar(&o.clickhouseURL, "clickhouse-url", "", "ClickHouse server to use, for example clickhouse://user:password@host:9000/database (up: default is one in a child process)")
 	f.StringVar(&o.artifacts, "artifacts", "", "where artifacts are kept: a directory, file:///path or s3://bucket?region=… (up: default is artifacts in the data directory)")

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -173,6 +174,15 @@ func run(ctx context.Context, o options, p parts, embedded bool, stdout io.Write
 	}()
 	defer context.AfterFunc(ctx, func() { n.logger.Info("shutting down") })()
 
+	hostname, _ := os.Hostname() // without one the server is not asked by it
+	hosts, err := httpapi.NewHosts(o.listen, hostname, o.allowedHosts)
+	if err != nil {
+		return fmt.Errorf("--allowed-hosts: %w", err)
+	}
+	if err := httpapi.CheckPrefix(o.staticPrefix); err != nil {
+		return fmt.Errorf("--static-prefix %w", err)
+	}
+
 	// A busy address is refused before anything is started for it.
 	listener, err := net.Listen("tcp", o.listen)
 	if err != nil {
@@ -193,11 +203,11 @@ func run(ctx context.Context, o options, p parts, embedded bool, stdout io.Write
 		return err
 	}
 
-	e := httpapi.New(httpapi.Config{Logger: n.logger, Registry: n.registry, Checks: n.checks})
+	e := httpapi.New(httpapi.Config{Logger: n.logger, Registry: n.registry, Checks: n.checks, Hosts: hosts, Prefix: o.staticPrefix})
 	for _, register := range n.routes {
 		register(e)
 	}
-	if err := openapi.Register(e); err != nil {
+	if err := openapi.Register(e, o.staticPrefix); err != nil {
 		return err
 	}
 	// The projector outlives the last request, which may wait for it.

@@ -40,6 +40,9 @@ const (
 	// InvalidState is a resource in a state that forbids the operation.
 	// MLflow answers it with 500, which its clients retry.
 	InvalidState Code = "INVALID_STATE"
+	// FeatureDisabled is a part of MLflow's API that this server does not have.
+	// MLflow answers it with 500, which its clients would repeat.
+	FeatureDisabled Code = "FEATURE_DISABLED"
 	// InternalError is a failure that is not the caller's.
 	InternalError Code = "INTERNAL_ERROR"
 	// NotImplemented is an operation that Runledger does not offer.
@@ -54,11 +57,11 @@ const (
 // no name for it.
 const statusCancelled = 499
 
-// HTTPStatus returns the status that MLflow answers the code with, and 500 for
-// a code it does not know.
+// HTTPStatus returns the status that MLflow answers the code with, but for
+// FeatureDisabled, and 500 for a code it does not know.
 func (c Code) HTTPStatus() int {
 	switch c {
-	case InvalidParameterValue, BadRequest, ResourceAlreadyExists:
+	case InvalidParameterValue, BadRequest, ResourceAlreadyExists, FeatureDisabled:
 		return http.StatusBadRequest
 	case Unauthenticated:
 		return http.StatusUnauthorized

@@ -25,6 +25,7 @@ func TestHTTPStatus(t *testing.T) {
 		apierr.RequestLimitExceeded:   http.StatusTooManyRequests,
 		apierr.Cancelled:              499,
 		apierr.InvalidState:           http.StatusInternalServerError,
+		apierr.FeatureDisabled:        http.StatusBadRequest,
 		apierr.InternalError:          http.StatusInternalServerError,
 		apierr.NotImplemented:         http.StatusNotImplemented,
 		apierr.TemporarilyUnavailable: http.StatusServiceUnavailable,

@@ -22,15 +22,27 @@ const maxBody = 1 << 20
 // It returns an *apierr.Error of code InvalidParameterValue, which names the
 // field, for a body that is no such request.
 func DecodeBody(ec echo.Context, v any) error {
+	body, err := readBody(ec)
+	if err != nil {
+		return err
+	}
+	return decode(body, v)
+}
+
+func readBody(ec echo.Context) ([]byte, error) {
 	HoldBody(ec)
 	body, err := io.ReadAll(http.MaxBytesReader(ec.Response(), ec.Request().Body, maxBody))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return apierr.Errorf(apierr.InvalidParameterValue, "The request body must be at most %d bytes.", maxBody)
+		return nil, apierr.Errorf(apierr.InvalidParameterValue, "The request body must be at most %d bytes.", maxBody)
 	}
 	if err != nil {
-		return apierr.Wrap(err, apierr.BadRequest, "The request body could not be read.")
+		return nil, apierr.Wrap(err, apierr.BadRequest, "The request body could not be read.")
 	}
-	err = json.Unmarshal(body, v, json.RejectUnknownMembers(true))
+	return body, nil
+}
+
+func decode(body []byte, v any) error {
+	err := json.Unmarshal(body, v, json.RejectUnknownMembers(true))
 	if e, ok := errors.AsType[*json.SemanticError](err); ok {
 		field := strings.ReplaceAll(strings.TrimPrefix(string(e.JSONPointer), "/"), "/", ".")
 		if errors.Is(err, json.ErrUnknownName) {

@@ -53,6 +53,8 @@ const (
 	answerTimeout  = 10 * time.Minute
 	readyTimeout   = 5 * time.Second
 	maxHeaderBytes = 64 << 10
+	healthPath     = "/health"
+	versionPath    = "/version"
 	readyPath      = "/readyz"
 
 	// answered is the context's key of an error that has been dealt with.
@@ -73,6 +75,10 @@ type Config struct {
 	// BodyBytes bounds the memory for bodies that are held until their requests are
 	// answered; beyond it they are refused with 429. 0 is 256 MiB.
 	BodyBytes int64
+	// Hosts are the names under which the server answers; nil is all.
+	Hosts *Hosts
+	// Prefix is a path below which everything is served too; see CheckPrefix.
+	Prefix string
 }
 
 // New returns a server with /health, /version, /readyz, /metrics and MLflow's
@@ -82,6 +88,7 @@ func New(c Config) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = func(err error, ec echo.Context) { writeError(c.Logger, err, ec) }
+	e.Pre(underPrefix(c.Prefix))
 	e.Use(limitWrites, limitReads(newBodies(cmp.Or(c.BodyBytes, defaultBodyBytes), c.Registry)), middleware.RequestID())
 	// What MLflow's server tells browsers of every answer.
 	e.Use(middleware.SecureWithConfig(middleware.SecureConfig{ContentTypeNosniff: "nosniff", XFrameOptions: "SAMEORIGIN"}))
@@ -113,9 +120,12 @@ func New(c Config) *echo.Echo {
 			return err
 		},
 	}))
-	e.Use(checkQuery, checkText)
-	e.Match([]string{http.MethodGet, http.MethodHead}, "/health", func(ec echo.Context) error { return ec.String(http.StatusOK, "OK") })
-	e.GET("/version", func(ec echo.Context) error { return ec.String(http.StatusOK, MLflowVersion) })
+	if c.Hosts != nil {
+		e.Use(c.Hosts.check)
+	}
+	e.Use(refuseCrossOrigin(), refuseWorkspace, checkQuery, checkText)
+	e.Match([]string{http.MethodGet, http.MethodHead}, healthPath, func(ec echo.Context) error { return ec.String(http.StatusOK, "OK") })
+	e.GET(versionPath, func(ec echo.Context) error { return ec.String(http.StatusOK, MLflowVersion) })
 	e.GET("/api/3.0/mlflow/server-info", serverInfo)
 	e.GET("/ajax-api/3.0/mlflow/server-info", serverInfo)
 	e.GET(readyPath, func(ec echo.Context) error { return ready(ec, c.Checks) })

@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -17,30 +16,17 @@ import (
 // MLflow's rules do not hold. Err returns what was wrong first.
 type Params struct {
 	values url.Values
-	known  map[string]struct{}
 	err    error
 }
 
 // QueryParams returns the query parameters of a request.
 func QueryParams(ec echo.Context) *Params {
-	return &Params{values: ec.QueryParams(), known: make(map[string]struct{})}
+	return &Params{values: ec.QueryParams()}
 }
 
 // Err returns an *apierr.Error of code InvalidParameterValue that names the
-// first parameter that was wrong, or else one that nobody has read: a misspelt
-// filter must not answer with everything.
-func (p *Params) Err() error {
-	if p.err != nil {
-		return p.err
-	}
-	for _, name := range slices.Sorted(maps.Keys(p.values)) {
-		if _, ok := p.known[name]; !ok {
-			return apierr.Errorf(apierr.InvalidParameterValue, "Unknown parameter '%s'. There are: %s.", name,
-				strings.Join(slices.Sorted(maps.Keys(p.known)), ", "))
-		}
-	}
-	return nil
-}
+// first parameter that was wrong. Unknown ones do not come this far, see API.
+func (p *Params) Err() error { return p.err }
 
 func (p *Params) refuse(name, value, want string) {
 	if p.err == nil {
@@ -49,24 +35,13 @@ func (p *Params) refuse(name, value, want string) {
 }
 
 // Has reports whether a parameter is there, maybe empty.
-func (p *Params) Has(name string) bool {
-	p.known[name] = struct{}{}
-	return p.values.Has(name)
-}
+func (p *Params) Has(name string) bool { return p.values.Has(name) }
 
-// Text returns the value of a parameter, "" without one. It may be there once.
-func (p *Params) Text(name string) string {
-	p.known[name] = struct{}{}
-	values := p.values[name]
-	if len(values) > 1 {
-		p.refuse(name, values[1], "it may be there once")
-	}
-	return p.values.Get(name)
-}
+// Text returns the value of a parameter, "" without one.
+func (p *Params) Text(name string) string { return p.values.Get(name) }
 
 // Texts returns the values of a parameter that may be there up to limit times.
 func (p *Params) Texts(name string, limit int) []string {
-	p.known[name] = struct{}{}
 	values := p.values[name]
 	if len(values) > limit {
 		p.refuse(name, values[limit], "it may be there at most "+strconv.Itoa(limit)+" times")

@@ -4,14 +4,19 @@
 package openapi
 
 import (
+	"bytes"
 	_ "embed"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 
 	"github.com/labstack/echo/v4"
+	"github.com/swaggest/swgui"
 	"github.com/swaggest/swgui/v5emb"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/runledger/runledger/pkg/httpapi"
 )
 
 //go:embed openapi.yaml
@@ -29,29 +34,28 @@ const (
 // YAML returns the document, https://spec.openapis.org/oas/v3.1.0 in YAML.
 func YAML() []byte { return document }
 
-// JSON returns the document in JSON. The error is one of the embedded file.
-func JSON() ([]byte, error) {
-	var v any
+// Register adds the document and the page to browse it. prefix is the path below
+// which the server's paths are, "" for none. The error is one of the embedded
+// file.
+func Register(e *echo.Echo, prefix string) error {
+	var v map[string]any
 	if err := yaml.Unmarshal(document, &v); err != nil {
-		return nil, fmt.Errorf("read the OpenAPI document: %w", err)
+		return fmt.Errorf("read the OpenAPI document: %w", err)
 	}
-	out, err := json.Marshal(v)
+	asYAML := document
+	if prefix != "" {
+		v["servers"] = []map[string]string{{"url": prefix, "description": "this server"}}
+		asYAML = bytes.Replace(document, []byte("- url: /\n"), []byte("- url: "+strconv.Quote(prefix)+"\n"), 1)
+	}
+	asJSON, err := json.Marshal(v)
 	if err != nil {
-		return nil, fmt.Errorf("write the OpenAPI document as JSON: %w", err)
+		return fmt.Errorf("write the OpenAPI document as JSON: %w", err)
 	}
-	return out, nil
-}
-
-// Register adds the document and the page to browse it.
-func Register(e *echo.Echo) error {
-	asJSON, err := JSON()
-	if err != nil {
-		return err
-	}
-	e.GET(PathJSON, func(c echo.Context) error { return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, asJSON) })
-	e.GET(PathYAML, func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", document) })
-	page := echo.WrapHandler(v5emb.New("Runledger API", PathJSON, PathDocs+"/"))
-	e.GET(PathDocs, page)
+	httpapi.API(e, http.MethodGet, PathJSON, httpapi.Takes{}, func(c echo.Context) error { return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, asJSON) })
+	httpapi.API(e, http.MethodGet, PathYAML, httpapi.Takes{}, func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", asYAML) })
+	newPage := v5emb.NewWithConfig(swgui.Config{InternalBasePath: PathDocs + "/"})
+	page := echo.WrapHandler(newPage("Runledger API", prefix+PathJSON, prefix+PathDocs+"/"))
+	httpapi.API(e, http.MethodGet, PathDocs, httpapi.Takes{}, page)
 	e.GET(PathDocs+"/*", page)
 	return nil
 }

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -55,11 +56,12 @@ type purger func(c echo.Context, p purgeRequest) (removal, eventlog.Position, er
 // logged model or experiment, GET says what that would remove. Both refuse what
 // is not deleted, or not for older_than_ms milliseconds.
 func (s *Service) registerPurges(e *echo.Echo) {
+	takes := httpapi.Takes{Query: []string{"older_than_ms"}}
 	for kind, purge := range map[string]purger{
 		"runs": s.purgeRun, "logged-models": s.purgeModel, "experiments": s.purgeExperiment,
 	} {
-		e.GET("/api/v1/gc/"+kind+"/:id", s.purging("gc/"+kind+"/measure", true, purge))
-		e.POST("/api/v1/gc/"+kind+"/:id", s.purging("gc/"+kind+"/purge", false, purge))
+		httpapi.API(e, http.MethodGet, "/api/v1/gc/"+kind+"/:id", takes, s.purging("gc/"+kind+"/measure", true, purge))
+		httpapi.API(e, http.MethodPost, "/api/v1/gc/"+kind+"/:id", takes, s.purging("gc/"+kind+"/purge", false, purge))
 	}
 }
 
@@ -67,7 +69,8 @@ func (s *Service) purging(action string, dry bool, purge purger) echo.HandlerFun
 	return func(c echo.Context) (err error) {
 		defer func() { s.instruments.command(action, err) }()
 		p := purgeRequest{id: httpapi.PathParam(c, "id"), dry: dry}
-		if text := c.QueryParam("older_than_ms"); text != "" {
+		if c.QueryParams().Has("older_than_ms") {
+			text := c.QueryParam("older_than_ms")
 			ms, err := strconv.ParseInt(text, 10, 64)
 			if err != nil || ms < 0 || ms > int64(1<<63-1)/int64(time.Millisecond) {
 				return apierr.Errorf(apierr.InvalidParameterValue,

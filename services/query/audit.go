@@ -73,6 +73,9 @@ type auditFilter struct {
 	given                                                []any // for the digest of a page token
 }
 
+// auditParams are the query parameters of a filter, but for the list type.
+var auditParams = []string{"actor", "request_id", "entity_kind", "entity_id", "experiment_id", "from", "to", "text"}
+
 func auditFilterOf(p *httpapi.Params) (auditFilter, error) {
 	optional := func(name string) *string {
 		if !p.Has(name) {
@@ -88,7 +91,7 @@ func auditFilterOf(p *httpapi.Params) (auditFilter, error) {
 	if !f.from.IsZero() && !f.to.IsZero() && !f.from.Before(f.to) {
 		return f, apierr.Errorf(apierr.InvalidParameterValue, "Invalid value '%s' for parameter 'to': it must be after 'from'.", p.Text("to"))
 	}
-	for _, name := range []string{"actor", "request_id", "entity_kind", "entity_id", "experiment_id", "from", "to", "text"} {
+	for _, name := range auditParams {
 		f.given = append(f.given, p.Has(name), p.Text(name))
 	}
 	f.given = append(f.given, f.types)

@@ -99,7 +99,8 @@ type candidateSearch struct {
 
 func newCandidateSearch(params url.Values, now time.Time) (search candidateSearch, err error) {
 	var age int64
-	if text := params.Get("older_than_ms"); text != "" {
+	if params.Has("older_than_ms") {
+		text := params.Get("older_than_ms")
 		if age, err = strconv.ParseInt(text, 10, 64); err != nil || age < 0 {
 			return search, apierr.Errorf(apierr.InvalidParameterValue,
 				"Invalid value %q for parameter 'older_than_ms' supplied. It must be a number of milliseconds.", text)

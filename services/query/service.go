@@ -128,20 +128,26 @@ func (s *Service) Register(e *echo.Echo) {
 	httpapi.MLflow(e, http.MethodGet, "/logged-models/:model_id", as(kindPoint, s.getModel))
 	httpapi.MLflow(e, http.MethodPost, "/logged-models/search", s.searchModels)
 	httpapi.MLflow(e, http.MethodPost, "/experiments/search-datasets", s.searchDatasets)
-	e.GET("/api/v1/audit", as(kindAudit, s.audit))
-	e.GET("/api/v1/audit/counts", as(kindAudit, s.countAudit))
-	e.GET("/api/v1/lineage", as(kindAudit, s.lineage))
-	e.GET("/api/v1/artifacts", s.listArtifacts)
-	e.GET("/api/v1/gc/candidates", s.candidates)
-	e.POST("/api/v1/series", as(kindSeries, s.answerSeries))
-	e.GET("/api/v1/experiments/:id/catalogue", s.catalogue)
-	e.POST("/api/v1/runs/compare", as(kindSweep, s.compareRuns))
-	e.POST("/api/v1/sweeps/curves", as(kindSweep, s.sweepCurves))
-	e.POST("/api/v1/sweeps/top", as(kindSweep, s.sweepTop))
-	e.POST("/api/v1/sweeps/coordinates", as(kindSweep, s.sweepCoordinates))
-	e.POST("/api/v1/sweeps/importance", as(kindSweep, s.sweepImportance))
-	e.POST("/api/v1/sweeps/pareto", as(kindSweep, s.sweepPareto))
-	e.POST("/api/v1/sweeps/progress", as(kindSweep, s.sweepProgress))
+	httpapi.API(e, http.MethodGet, "/api/v1/audit", httpapi.Takes{
+		Query: append([]string{"order", "format", "max_results", "page_token"}, auditParams...), Lists: []string{"type"},
+	}, as(kindAudit, s.audit))
+	httpapi.API(e, http.MethodGet, "/api/v1/audit/counts", httpapi.Takes{
+		Query: append([]string{"by"}, auditParams...), Lists: []string{"type"},
+	}, as(kindAudit, s.countAudit))
+	httpapi.API(e, http.MethodGet, "/api/v1/lineage", httpapi.Takes{
+		Query: []string{"run_id", "model_id", "dataset_digest", "dataset_name", "commit", "max_results", "page_token"},
+	}, as(kindAudit, s.lineage))
+	httpapi.API(e, http.MethodGet, "/api/v1/artifacts", httpapi.Takes{Query: []string{"run_id", "model_id", "max_results", "page_token"}}, s.listArtifacts)
+	httpapi.API(e, http.MethodGet, "/api/v1/gc/candidates", httpapi.Takes{Query: []string{"older_than_ms", "experiment_ids", "ids", "page_token"}}, s.candidates)
+	httpapi.API(e, http.MethodPost, "/api/v1/series", httpapi.Takes{Body: true, Reads: true}, as(kindSeries, s.answerSeries))
+	httpapi.API(e, http.MethodGet, "/api/v1/experiments/:id/catalogue", httpapi.Takes{Query: []string{"kind", "prefix", "max_results", "page_token"}}, s.catalogue)
+	httpapi.API(e, http.MethodPost, "/api/v1/runs/compare", httpapi.Takes{Body: true, Reads: true}, as(kindSweep, s.compareRuns))
+	httpapi.API(e, http.MethodPost, "/api/v1/sweeps/curves", httpapi.Takes{Body: true, Reads: true}, as(kindSweep, s.sweepCurves))
+	httpapi.API(e, http.MethodPost, "/api/v1/sweeps/top", httpapi.Takes{Body: true, Reads: true}, as(kindSweep, s.sweepTop))
+	httpapi.API(e, http.MethodPost, "/api/v1/sweeps/coordinates", httpapi.Takes{Body: true, Reads: true}, as(kindSweep, s.sweepCoordinates))
+	httpapi.API(e, http.MethodPost, "/api/v1/sweeps/importance", httpapi.Takes{Body: true, Reads: true}, as(kindSweep, s.sweepImportance))
+	httpapi.API(e, http.MethodPost, "/api/v1/sweeps/pareto", httpapi.Takes{Body: true, Reads: true}, as(kindSweep, s.sweepPareto))
+	httpapi.API(e, http.MethodPost, "/api/v1/sweeps/progress", httpapi.Takes{Body: true, Reads: true}, as(kindSweep, s.sweepProgress))
 }
 
 // Ready reports whether both the log and ClickHouse answer.

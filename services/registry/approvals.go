@@ -2,6 +2,7 @@ package registry
 
 import (
 	"maps"
+	"net/http"
 	"slices"
 
 	"github.com/labstack/echo/v4"
@@ -20,8 +21,8 @@ const (
 )
 
 func (s *Service) registerApprovals(e *echo.Echo) {
-	e.GET("/api/v1/models/:name/versions/:version/approval", s.getApproval)
-	e.POST("/api/v1/models/:name/versions/:version/approval", s.setApproval)
+	httpapi.API(e, http.MethodGet, "/api/v1/models/:name/versions/:version/approval", httpapi.Takes{Query: []string{fieldAsOf}}, s.getApproval)
+	httpapi.API(e, http.MethodPost, "/api/v1/models/:name/versions/:version/approval", httpapi.Takes{Body: true}, s.setApproval)
 }
 
 // approvalRequest is the body of POST …/approval.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"math"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,9 +29,9 @@ const (
 )
 
 func (s *Service) registerEvaluations(e *echo.Echo) {
-	e.GET("/api/v1/models/:name/versions/:version/evaluations", s.listEvaluations)
-	e.POST("/api/v1/models/:name/versions/:version/evaluations", s.recordEvaluation)
-	e.GET("/api/v1/models/:name/evaluations", s.compareEvaluations)
+	httpapi.API(e, http.MethodGet, "/api/v1/models/:name/versions/:version/evaluations", httpapi.Takes{Query: []string{fieldAsOf}}, s.listEvaluations)
+	httpapi.API(e, http.MethodPost, "/api/v1/models/:name/versions/:version/evaluations", httpapi.Takes{Body: true}, s.recordEvaluation)
+	httpapi.API(e, http.MethodGet, "/api/v1/models/:name/evaluations", httpapi.Takes{Query: []string{fieldAsOf, "versions"}}, s.compareEvaluations)
 }
 
 // evaluationRequest is the body of POST …/evaluations.

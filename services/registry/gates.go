@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 
@@ -29,12 +30,12 @@ const (
 )
 
 func (s *Service) registerGates(e *echo.Echo) {
-	e.GET("/api/v1/models/:name/gates", s.listGates)
+	httpapi.API(e, http.MethodGet, "/api/v1/models/:name/gates", httpapi.Takes{Query: []string{fieldAsOf}}, s.listGates)
 	for _, target := range []string{"stages", "aliases"} {
 		path := "/api/v1/models/:name/gates/" + target + "/:target"
-		e.GET(path, s.getGate)
-		e.PUT(path, s.setGate, httpapi.LimitTime)
-		e.DELETE(path, s.deleteGate)
+		httpapi.API(e, http.MethodGet, path, httpapi.Takes{Query: []string{fieldAsOf}}, s.getGate)
+		httpapi.API(e, http.MethodPut, path, httpapi.Takes{Body: true}, s.setGate, httpapi.LimitTime)
+		httpapi.API(e, http.MethodDelete, path, httpapi.Takes{}, s.deleteGate)
 	}
 }
 

@@ -242,15 +242,15 @@ func (s *Service) Register(e *echo.Echo) {
 		}
 		httpapi.MLflow(e, r.method, r.path, r.handler)
 	}
-	e.GET("/api/v1/models/:name/history", s.history)
-	e.GET("/api/v1/models/:name/lineage", s.lineage)
-	e.POST("/api/v1/models/:name/rollback", s.rollbackModel, httpapi.LimitTime)
-	e.POST("/api/v1/registry/rollback", s.rollbackAll, httpapi.LimitTime)
+	httpapi.API(e, http.MethodGet, "/api/v1/models/:name/history", httpapi.Takes{Query: []string{fieldAsOf, "max_results", "page_token"}}, s.history)
+	httpapi.API(e, http.MethodGet, "/api/v1/models/:name/lineage", httpapi.Takes{Query: []string{"version", "stage", "alias", fieldAsOf}}, s.lineage)
+	httpapi.API(e, http.MethodPost, "/api/v1/models/:name/rollback", httpapi.Takes{Body: true}, s.rollbackModel, httpapi.LimitTime)
+	httpapi.API(e, http.MethodPost, "/api/v1/registry/rollback", httpapi.Takes{Body: true}, s.rollbackAll, httpapi.LimitTime)
 	s.registerGates(e)
 	s.registerApprovals(e)
 	s.registerEvaluations(e)
 	s.registerProofs(e)
-	e.GET("/api/v1/webhooks/:id/deliveries", s.webhookAttempts)
+	httpapi.API(e, http.MethodGet, "/api/v1/webhooks/:id/deliveries", httpapi.Takes{Query: []string{"max_results", "page_token"}}, s.webhookAttempts)
 }
 
 // read returns the state that an answer is made from: the log's present one. When

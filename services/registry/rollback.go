@@ -1,14 +1,11 @@
 package registry
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"strings"
 	"time"
 
@@ -25,7 +22,6 @@ import (
 )
 
 const (
-	maxRollbackBody = 64 << 10
 	// maxRollbackBytes bounds what one rollback writes, in bytes.
 	maxRollbackBytes = 8 << 20
 	// maxReason is as much of a reason as an event keeps, in bytes.
@@ -301,17 +297,8 @@ func (s *Service) planRestore(ctx context.Context, r *rollback, p *catalog.Rollb
 
 // decodeRollback reads and checks a request, and returns the text of its "to".
 func decodeRollback(c echo.Context) (req rollbackRequest, to string, err error) {
-	body, err := io.ReadAll(http.MaxBytesReader(c.Response(), c.Request().Body, maxRollbackBody))
-	if err != nil {
-		return req, "", apierr.Wrap(err, apierr.InvalidParameterValue, fmt.Sprintf("The request body could not be read, or has more than %d bytes.", maxRollbackBody))
-	}
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&req); err != nil {
-		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-			return req, "", apierr.Errorf(apierr.InvalidParameterValue, "Invalid value for parameter '%s' supplied: it is a %s", wrong.Field, wrong.Value)
-		}
-		return req, "", apierr.Errorf(apierr.InvalidParameterValue, "Invalid request body: %s", strings.TrimPrefix(err.Error(), "json: "))
+	if err := httpapi.DecodeBody(c, &req); err != nil {
+		return req, "", err
 	}
 	req.Reason = cmp.Or(req.Reason, c.Request().Header.Get(httpapi.HeaderReason))
 	switch {

@@ -631,6 +631,29 @@ def test_renaming_a_deleted_experiment(world: World) -> None:
     assert world.snapshot() == before
 
 
+@covers("error-workspaces")
+@ours
+def test_workspaces_are_not_enabled(api: Api) -> None:
+    """MLflow answers 500, which its clients repeat."""
+    headers = {"X-MLFLOW-WORKSPACE": "team"}
+    url = f"{api.uri}/api/2.0/mlflow/experiments/search"
+    answer = requests.post(url, json={"max_results": 1}, headers=headers, timeout=10)
+    assert answer.status_code == 400
+    assert answer.json() == {
+        "error_code": "FEATURE_DISABLED",
+        "message": ("Workspace APIs are not available: workspaces are not enabled on this server"),
+    }
+
+
+@covers("both-prefixes")
+def test_more_slashes_than_one(api: Api) -> None:
+    """A tracking URI that ends with a slash, and what some proxies make of a prefix."""
+    answer = requests.get(
+        f"{api.uri}//api/2.0/mlflow/experiments/get", {"experiment_id": "0"}, timeout=10
+    )
+    assert answer.json()["experiment"]["name"] == "Default"
+
+
 @covers("error-endpoint-not-found")
 @ours
 @pytest.mark.parametrize("path", ["mlflow/nope", "nope"])
