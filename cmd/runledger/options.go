@@ -31,6 +31,8 @@ type options struct {
 	treeHeadEvery time.Duration
 	rebuildLedger bool
 
+	shutdownTimeout time.Duration
+
 	webhookKey          string
 	webhookSchemes      []string
 	webhookAllowPrivate bool
@@ -51,6 +53,7 @@ func (o *options) register(cmd *cobra.Command, defaultListen string) {
 	f.StringVar(&o.webhookKey, "webhook-key", "", "file with the key that the secrets of webhooks are encrypted with; made if it is not there (default: webhook.key in the data directory)")
 	f.StringSliceVar(&o.webhookSchemes, "webhook-schemes", []string{"https"}, "schemes that the addresses of webhooks may have: https, http")
 	f.BoolVar(&o.webhookAllowPrivate, "webhook-allow-private", false, "let webhooks reach addresses that are not on the public internet")
+	f.DurationVar(&o.shutdownTimeout, "shutdown-timeout", 20*time.Second, "how long requests that are under way, and then each part, may take to end when the process is told to")
 	f.StringVar(&o.pprof, "pprof", "", "loopback address for the Go runtime's profiles")
 	_ = f.MarkHidden("pprof") // fails only for a flag that does not exist
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least level that is logged: DEBUG, INFO, WARN or ERROR")

@@ -33,7 +33,7 @@ func (n *node) startProfiler(ctx context.Context) error {
 	server := &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	n.onClose(func() error {
+	n.onClose("profiler", func() error {
 		err := server.Close()
 		if served := <-served; !errors.Is(served, http.ErrServerClosed) {
 			err = errors.Join(err, served)

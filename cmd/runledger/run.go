@@ -41,10 +41,11 @@ import (
 )
 
 const (
-	// drainTimeout bounds how long requests that are under way are waited for,
-	// closeTimeout how long a part may take to shut down after that.
-	drainTimeout = 20 * time.Second
-	closeTimeout = 20 * time.Second
+	// While the process is not ready, it says after sayFirst what it waits for, and
+	// then more and more seldom.
+	askEvery = 50 * time.Millisecond
+	sayFirst = 2 * time.Second
+	sayLast  = time.Minute
 )
 
 // What is in the data directory.
@@ -143,22 +144,12 @@ type node struct {
 	log        *eventlog.Log
 	projector  *projector.Projector
 
-	closers []func() error
+	started bool // start has returned
+	closers []closer
 }
-
-func (n *node) onClose(f func() error) { n.closers = append(n.closers, f) }
 
 func (n *node) check(name string, ready func(context.Context) error) {
 	n.checks = append(n.checks, httpapi.Check{Name: name, Ready: ready})
-}
-
-// close shuts down what was started, the last one first.
-func (n *node) close() error {
-	var errs []error
-	for i := len(n.closers) - 1; i >= 0; i-- {
-		errs = append(errs, n.closers[i]())
-	}
-	return errors.Join(errs...)
 }
 
 // run starts the parts and serves until ctx ends. embedded says that NATS and
@@ -170,7 +161,9 @@ func run(ctx context.Context, o options, p parts, embedded bool, stdout io.Write
 		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 			err = nil // told to stop while starting
 		}
-		err = errors.Join(err, n.close())
+		if !errors.Is(err, errStuck) || n.started {
+			err = errors.Join(err, n.close())
+		}
 	}()
 	defer context.AfterFunc(ctx, func() { n.logger.Info("shutting down") })()
 
@@ -182,7 +175,9 @@ func run(ctx context.Context, o options, p parts, embedded bool, stdout io.Write
 	if err := httpapi.CheckPrefix(o.staticPrefix); err != nil {
 		return fmt.Errorf("--static-prefix %w", err)
 	}
-
+	if o.shutdownTimeout < time.Second {
+		return fmt.Errorf("--shutdown-timeout %v: want 1s at least", o.shutdownTimeout)
+	}
 	// A busy address is refused before anything is started for it.
 	listener, err := net.Listen("tcp", o.listen)
 	if err != nil {
@@ -190,6 +185,48 @@ func run(ctx context.Context, o options, p parts, embedded bool, stdout io.Write
 	}
 	defer func() { _ = listener.Close() }() // closed already after Serve
 
+	serving, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+	// The projector outlives the last request, which may wait for it.
+	projecting, stopProjector := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopProjector()
+	handler := new(httpapi.Starting)
+	served := background(func() error {
+		defer stopProjector()
+		defer stopServing()
+		return httpapi.Serve(serving, listener, handler, n.options.shutdownTimeout)
+	})
+
+	begun := background(func() error { return n.start(serving, p, embedded, hosts, handler) })
+	select {
+	case err = <-begun:
+	case <-serving.Done():
+		err = n.within("start", begun)
+	}
+	if n.started = !errors.Is(err, errStuck); err != nil {
+		stopServing()
+		return errors.Join(err, <-served)
+	}
+
+	projected := make(<-chan error)
+	if n.projector != nil {
+		projected = background(func() error {
+			defer stopServing()
+			return n.projector.Run(projecting)
+		})
+	}
+	if !embedded || n.awaitReady(serving) {
+		banner(stdout, p, embedded, listener.Addr(), n.dir)
+	}
+	err = <-served
+	if n.projector != nil {
+		err = errors.Join(err, n.within("projector", projected))
+	}
+	return err
+}
+
+// start starts the parts, and has requests answered by them.
+func (n *node) start(ctx context.Context, p parts, embedded bool, hosts *httpapi.Hosts, handler *httpapi.Starting) error {
 	if err := n.startProfiler(ctx); err != nil {
 		return err
 	}
@@ -202,32 +239,39 @@ func run(ctx context.Context, o options, p parts, embedded bool, stdout io.Write
 	if err := n.startServices(ctx, p); err != nil {
 		return err
 	}
-
-	e := httpapi.New(httpapi.Config{Logger: n.logger, Registry: n.registry, Checks: n.checks, Hosts: hosts, Prefix: o.staticPrefix})
+	e := httpapi.New(httpapi.Config{Logger: n.logger, Registry: n.registry, Checks: n.checks, Hosts: hosts, Prefix: n.options.staticPrefix})
 	for _, register := range n.routes {
 		register(e)
 	}
-	if err := openapi.Register(e, o.staticPrefix); err != nil {
+	if err := openapi.Register(e, n.options.staticPrefix); err != nil {
 		return err
 	}
-	// The projector outlives the last request, which may wait for it.
-	projecting, stopProjector := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopProjector()
-	serving, stopServing := context.WithCancel(ctx)
-	defer stopServing()
-	var group errgroup.Group
-	if n.projector != nil {
-		group.Go(func() error {
-			defer stopServing()
-			return n.projector.Run(projecting)
-		})
+	handler.Serve(e)
+	return nil
+}
+
+// awaitReady waits until every check is passed, says meanwhile what it waits for,
+// and reports whether that was before ctx ended.
+func (n *node) awaitReady(ctx context.Context) bool {
+	readiness := httpapi.Readiness{Checks: n.checks}
+	say, silence := time.Now().Add(sayFirst), sayFirst
+	for {
+		wrong := readiness.Ask(ctx)
+		if ctx.Err() != nil || len(wrong) == 0 {
+			return ctx.Err() == nil
+		}
+		if time.Now().After(say) {
+			silence = min(2*silence, sayLast)
+			say = time.Now().Add(silence)
+			for name, err := range wrong {
+				n.logger.Warn("not ready yet", slog.String("check", name), slog.Any("error", err))
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(askEvery):
+		}
 	}
-	group.Go(func() error {
-		defer stopProjector()
-		return httpapi.Serve(serving, listener, e, drainTimeout)
-	})
-	banner(stdout, p, embedded, listener.Addr(), n.dir)
-	return group.Wait()
 }
 
 // openDir takes the data directory, when this process keeps anything on disk.
@@ -239,7 +283,7 @@ func (n *node) openDir(needed bool) error {
 	if err != nil {
 		return err
 	}
-	n.onClose(dir.Close)
+	n.onClose("data directory", dir.Close)
 	n.dir, n.holderID = dir.path, dir.id
 	return nil
 }
@@ -268,13 +312,14 @@ func (n *node) openBackends(ctx context.Context, p parts, embedded bool) error {
 	var writable func() context.Context
 	if server != nil {
 		writable = server.Writable
-		n.onClose(server.Close)
+		n.onClose("NATS", server.Close)
 		n.nats = server.Conn()
 		n.check("jetstream", func(context.Context) error { return server.Health() })
 	}
 	if engine != nil {
-		n.onClose(func() error {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		n.onClose("ClickHouse engine", func() error {
+			// What has not shut down by then is killed, in time to be noticed.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.options.shutdownTimeout*3/4)
 			defer cancel()
 			return engine.Close(ctx)
 		})
@@ -288,7 +333,7 @@ func (n *node) openBackends(ctx context.Context, p parts, embedded bool) error {
 		if n.nats, err = connectNATS(ctx, n.options.natsURL, n.logger); err != nil {
 			return err
 		}
-		n.onClose(func() error { n.nats.Close(); return nil })
+		n.onClose("NATS connection", func() error { n.nats.Close(); return nil })
 		n.check("nats", func(ctx context.Context) error { return n.nats.FlushWithContext(ctx) })
 	}
 	if n.clickhouse == nil && p.usesClickHouse() {
@@ -349,7 +394,7 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		if err != nil {
 			return err
 		}
-		n.onClose(s.Close)
+		n.onClose("query", s.Close)
 		n.check("query", s.Ready)
 		n.routes = append(n.routes, s.Register)
 	}
@@ -387,7 +432,7 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		if err != nil {
 			return err
 		}
-		n.onClose(s.Close)
+		n.onClose("registry", s.Close)
 		n.check("registry", s.Ready)
 		n.routes = append(n.routes, s.Register)
 		versions = s
@@ -397,7 +442,7 @@ func (n *node) startServices(ctx context.Context, p parts) error {
 		if err != nil {
 			return err
 		}
-		n.onClose(func() error { s.Close(); return nil })
+		n.onClose("ingest", func() error { s.Close(); return nil })
 		n.check("ingest", s.Ready)
 		n.routes = append(n.routes, s.Register)
 		record = func(c echo.Context, at artifacts.Place, e *events.Event) error {
@@ -442,7 +487,7 @@ func (n *node) openArtifacts(ctx context.Context, p parts) (*artifacts.Store, er
 	if err != nil {
 		return nil, err
 	}
-	n.onClose(store.Close)
+	n.onClose("artifacts", store.Close)
 	ready := store.Ready
 	if p.ingest {
 		ready = store.Writable

@@ -51,7 +51,6 @@ const (
 	// answerTimeout within how long the answer must begin.
 	writeTimeout   = 30 * time.Second
 	answerTimeout  = 10 * time.Minute
-	readyTimeout   = 5 * time.Second
 	maxHeaderBytes = 64 << 10
 	healthPath     = "/health"
 	versionPath    = "/version"
@@ -60,12 +59,6 @@ const (
 	// answered is the context's key of an error that has been dealt with.
 	answered = "runledger-error-answered"
 )
-
-// Check is one condition of readiness.
-type Check struct {
-	Name  string
-	Ready func(ctx context.Context) error
-}
 
 // Config configures New.
 type Config struct {
@@ -128,7 +121,7 @@ func New(c Config) *echo.Echo {
 	e.GET(versionPath, func(ec echo.Context) error { return ec.String(http.StatusOK, MLflowVersion) })
 	e.GET("/api/3.0/mlflow/server-info", serverInfo)
 	e.GET("/ajax-api/3.0/mlflow/server-info", serverInfo)
-	e.GET(readyPath, func(ec echo.Context) error { return ready(ec, c.Checks) })
+	e.GET(readyPath, (&Readiness{Checks: c.Checks}).answer)
 	e.GET("/metrics", echoprometheus.NewHandlerWithConfig(echoprometheus.HandlerConfig{Gatherer: c.Registry}))
 	return e
 }
@@ -281,28 +274,6 @@ func serverInfo(ec echo.Context) error {
 		"tracking_auth":                                "",
 		"artifacts_presigned_only":                     false,
 	})
-}
-
-type readiness struct {
-	Ready  bool              `json:"ready"`
-	Checks map[string]string `json:"checks"` // "ok", or what is wrong
-}
-
-func ready(ec echo.Context, checks []Check) error {
-	ctx, cancel := context.WithTimeout(ec.Request().Context(), readyTimeout)
-	defer cancel()
-	r := readiness{Ready: true, Checks: make(map[string]string, len(checks))}
-	for _, check := range checks {
-		r.Checks[check.Name] = "ok"
-		if err := check.Ready(ctx); err != nil {
-			r.Ready, r.Checks[check.Name] = false, err.Error()
-		}
-	}
-	status := http.StatusOK
-	if !r.Ready {
-		status = http.StatusServiceUnavailable
-	}
-	return ec.JSON(status, r)
 }
 
 func writeError(logger *slog.Logger, err error, ec echo.Context) {
