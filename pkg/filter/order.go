@@ -41,7 +41,7 @@ func ParseLoggedModelOrderField(name string, desc bool) (Order, error) {
 	}
 	if entity, key, ok := strings.Cut(name, "."); ok {
 		if entity != "metrics" {
-			return Order{}, p.errorf(0, "Invalid order by field name: %s, only `metrics.<name>` is allowed.", excerpt(entity))
+			return Order{}, p.errorf(0, "Invalid order by field name: %s. Only metrics are supported.", excerpt(name))
 		}
 		return Order{Entity: Metric, Key: key, Desc: desc}, nil
 	}
@@ -76,9 +76,14 @@ func parseClause(r *rules, clause string) (Order, error) {
 	if err != nil {
 		return Order{}, err
 	}
-	p.skipSpace()
+	if p.skipSpace(); p.done() {
+		return Order{}, unparsedOrder(clause)
+	}
 	start := p.pos
-	entity, key, err := p.identifier(r.orderEntities)
+	if r.plainOrder {
+		return plainClause(r, clause)
+	}
+	entity, key, err := p.orderIdentifier()
 	if err != nil {
 		return Order{}, err
 	}
@@ -90,13 +95,60 @@ func parseClause(r *rules, clause string) (Order, error) {
 		}
 	}
 	p.skipSpace()
-	if p.keyword("DESC") {
-		o.Desc = true
-	} else {
-		p.keyword("ASC")
-	}
+	o.Desc = p.keyword("DESC")
+	directed := o.Desc || p.keyword("ASC")
 	if p.skipSpace(); !p.done() {
+		if at := p.pos; directed || p.word() == "" || !p.done() {
+			p.pos = at
+			return o, unparsedOrder(clause)
+		}
 		return o, p.errorf(p.pos, "Invalid ordering key in order_by clause '%s'.", excerpt(clause))
 	}
 	return o, nil
+}
+
+// orderIdentifier reads an optional entity and a key. An entity that is known in
+// filters alone is named as such.
+func (p *parser) orderIdentifier() (Entity, string, error) {
+	start := p.pos
+	entity, key, err := p.identifier(p.rules.orderEntities)
+	if err == nil {
+		return entity, key, nil
+	}
+	p.pos = start
+	switch known, key, unknown := p.identifier(p.rules.entities); {
+	case unknown != nil:
+		return 0, "", unknown
+	case p.rules.wording == experimentWords:
+		return 0, "", p.errorf(start, "Invalid order_by entity: %s", known)
+	case p.rules.wording == registryWords:
+		return 0, "", p.errorf(start, "Invalid order by key '%s' specified. Valid keys are %s", excerpt(key), strings.Trim(keysOf(p.rules.orderKeys), "'"))
+	default:
+		return 0, "", p.errorf(start, "Invalid identifier type '%s'", known)
+	}
+}
+
+// plainClause reads a key and a direction.
+func plainClause(r *rules, clause string) (Order, error) {
+	words := strings.Fields(clause)
+	direction := "ASC"
+	if len(words) == 2 {
+		direction = strings.ToUpper(words[1])
+	}
+	switch {
+	case len(words) > 2 || strings.Contains(words[0], ","):
+		return Order{}, unparsedOrder(clause)
+	case direction != "ASC" && direction != "DESC":
+		return Order{}, &Error{"Invalid ordering key in order_by clause '" + excerpt(clause) + "'.", 0}
+	}
+	name := words[0]
+	if last := len(name) - 1; last > 0 && (name[0] == '"' || name[0] == '`') && name[last] == name[0] {
+		name = name[1:last]
+	}
+	key, ok := r.orderKeys[name]
+	if !ok {
+		// MLflow does not list last_updated_timestamp, which it takes too.
+		return Order{}, &Error{"Invalid order by key '" + excerpt(words[0]) + "' specified. Valid keys are '{'name', 'timestamp'}'", 0}
+	}
+	return Order{Key: key, Desc: direction == "DESC"}, nil
 }

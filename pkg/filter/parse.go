@@ -60,7 +60,7 @@ func parse(r *rules, src string) (Expr, error) {
 		return nil, err
 	}
 	if p.skipSpace(); p.done() {
-		return nil, p.errorf(0, "Invalid filter '%s'. Could not be parsed.", excerpt(src))
+		return nil, p.errorf(0, "%s", r.unparsed(src))
 	}
 	var expr Expr
 	for !p.done() {
@@ -83,7 +83,7 @@ func (p *parser) comparison() (Comparison, error) {
 	c := Comparison{Offset: p.pos}
 	p.clause = p.pos
 	if p.keyword("OR") {
-		return c, p.errorf(c.Offset, "Invalid clause(s) in filter string: 'OR'")
+		return c, p.invalid(c.Offset, "OR")
 	}
 	entity, key, err := p.identifier(p.rules.entities)
 	if err != nil {
@@ -91,12 +91,15 @@ func (p *parser) comparison() (Comparison, error) {
 	}
 	f, message := p.rules.field(entity, key)
 	if message != "" {
+		if err := p.incomplete(); err != nil {
+			return c, err
+		}
 		return c, p.errorf(c.Offset, "%s", message)
 	}
 	c.Entity, c.Key = entity, f.name
 
 	at := p.pos
-	if c.Op, err = p.operator(f); err != nil {
+	if c.Op, err = p.operator(entity, f); err != nil {
 		return c, err
 	}
 	switch {
@@ -106,7 +109,7 @@ func (p *parser) comparison() (Comparison, error) {
 	case listOps.has(c.Op) && entity == Attribute && f.ops.has(OpLike):
 		return c, p.errorf(at, "Only %s attributes support comparison with a list of quoted string values.", p.rules.listKeys())
 	default:
-		return c, p.errorf(at, "Invalid comparator '%s' not one of %s for %s '%s'", c.Op, f.ops, entity, excerpt(key))
+		return c, p.errorf(at, "%s", p.rules.comparator(c.Op.String(), f, entity, key))
 	}
 	if nullOps.has(c.Op) {
 		return c, nil
@@ -138,7 +141,7 @@ func (p *parser) identifier(entities map[string]Entity) (Entity, string, error) 
 	}
 	entity, ok := entities[first]
 	if !ok || quote == '"' {
-		return 0, "", p.errorf(start, "Invalid entity type '%s'. Valid values are %s", excerpt(first), entitiesOf(p.rules.entities))
+		return 0, "", p.errorf(start, "%s", p.rules.entityType(first))
 	}
 	keyStart := p.pos
 	_, quote, err = p.part()
@@ -169,12 +172,12 @@ func (p *parser) part() (text string, quote byte, err error) {
 		if p.pos > 0 && p.src[p.pos-1] == '.' {
 			return "", 0, p.errorf(p.pos, "Invalid clause(s) in filter string: expected a key after '.', found '%s'", p.found())
 		}
-		return "", 0, p.errorf(p.pos, "Invalid clause(s) in filter string: '%s'", p.found())
+		return "", 0, p.invalid(p.pos, p.found())
 	}
 	return text, 0, nil
 }
 
-func (p *parser) operator(f field) (Op, error) {
+func (p *parser) operator(entity Entity, f field) (Op, error) {
 	p.skipSpace()
 	start := p.pos
 	for strings.IndexByte("<>=~!", p.peek()) >= 0 && !p.done() {
@@ -195,7 +198,7 @@ func (p *parser) operator(f field) (Op, error) {
 	case ">=":
 		return OpGe, nil
 	default:
-		return 0, p.errorf(start, "Invalid comparator '%s' not one of %s", excerpt(symbol), f.ops)
+		return 0, p.errorf(start, "%s", p.rules.comparator(symbol, f, entity, ""))
 	}
 	switch {
 	case p.keyword("LIKE"):
@@ -223,7 +226,7 @@ func (p *parser) operator(f field) (Op, error) {
 	p.pos = start
 	switch r, _ := utf8.DecodeRuneInString(p.src[p.pos:]); {
 	case p.done():
-		return 0, p.errorf(start, "Invalid clause(s) in filter string: %s", p.words())
+		return 0, p.invalid(start, p.words()...)
 	case start > 0 && !isSpace(p.src[start-1]) && !isWord(r):
 		return 0, p.errorf(start, "Invalid clause(s) in filter string: expected a comparator, found '%s'. Quote keys that have other characters than letters, digits, underscores and dots in backticks", p.found())
 	default:
@@ -234,7 +237,7 @@ func (p *parser) operator(f field) (Op, error) {
 func (p *parser) value(entity Entity, f field, op Op) (Value, error) {
 	start := p.pos
 	if p.done() {
-		return Value{}, p.errorf(start, "Invalid clause(s) in filter string: %s", p.words())
+		return Value{}, p.invalid(start, p.words()...)
 	}
 	if listOps.has(op) {
 		return p.list(f)
@@ -328,7 +331,7 @@ func (p *parser) list(f field) (Value, error) {
 	const prefix = "While parsing a list in the query, expected a non-empty list of string values, but got "
 	start := p.pos
 	if !p.accept('(') {
-		return Value{}, p.errorf(start, "Expected a list of quoted string values in parentheses. Found '%s'", p.found())
+		return Value{}, p.invalid(start, append(p.words(), p.found())...)
 	}
 	v := Value{Kind: KindList}
 	for {
@@ -341,6 +344,9 @@ func (p *parser) list(f field) (Value, error) {
 		}
 		at := p.pos
 		if c := p.peek(); c != '\'' && c != '"' {
+			if literals, ok := p.literals(start); ok {
+				return v, p.errorf(at, "While parsing a list in the query, expected string value, punctuation, or whitespace, but got different type in list: %s", literals)
+			}
 			return v, p.errorf(at, prefix+"'%s'", p.found())
 		}
 		text, err := p.literal()
@@ -360,6 +366,25 @@ func (p *parser) list(f field) (Value, error) {
 		return v, p.errorf(start, prefix+"empty list")
 	}
 	return v, nil
+}
+
+// literals returns the list that opens at start as Python writes it, if all of
+// it is strings without escapes and integers, which are at least two.
+func (p *parser) literals(start int) (string, bool) {
+	inner, _, closed := strings.Cut(p.src[start+1:], ")")
+	items := strings.Split(inner, ",")
+	for i, item := range items {
+		item = strings.TrimSpace(item)
+		plain := len(item) > 1 && (item[0] == '\'' || item[0] == '"') && item[len(item)-1] == item[0] && !strings.ContainsAny(item[1:len(item)-1], `'"\`)
+		if _, err := strconv.ParseInt(item, 10, 64); !plain && err != nil {
+			return "", false
+		}
+		if plain {
+			item = "'" + item[1:len(item)-1] + "'"
+		}
+		items[i] = item
+	}
+	return "(" + excerpt(strings.Join(items, ", ")) + ")", closed && len(items) > 1
 }
 
 // literal reads a string of a list. These have escapes, as in Python.
@@ -526,8 +551,26 @@ func (p *parser) found() string {
 
 // words returns the words of the comparison that have been read, as MLflow
 // lists those of one that is not complete.
-func (p *parser) words() string {
-	return "'" + strings.Join(strings.Fields(excerpt(p.src[p.clause:p.pos])), "', '") + "'"
+func (p *parser) words() []string { return strings.Fields(excerpt(p.src[p.clause:p.pos])) }
+
+// invalid returns the error of text that is no comparison, of which MLflow lists
+// the tokens.
+func (p *parser) invalid(offset int, tokens ...string) error {
+	return p.errorf(offset, "%s", p.rules.clauses(p.src, tokens))
+}
+
+// incomplete returns the error of a comparison that ends behind its key, or that
+// has a keyword for a value, and nil for any other. MLflow finds these before it
+// looks at the key.
+func (p *parser) incomplete() error {
+	rest := strings.Fields(p.src[p.pos:])
+	switch {
+	case len(rest) == 0:
+	case len(rest) == 2 && rest[0] == "=" && (strings.EqualFold(rest[1], "true") || strings.EqualFold(rest[1], "false")):
+	default:
+		return nil
+	}
+	return p.invalid(p.clause, append(p.words(), rest...)...)
 }
 
 func (p *parser) errorf(offset int, format string, args ...any) error {

@@ -58,9 +58,12 @@ type rules struct {
 	tags       ops
 	// bareStrings accepts a string value without quotes.
 	bareStrings bool
+	wording     wording
 
 	orderEntities map[string]Entity
 	orderKeys     map[string]string // attribute name or alias -> canonical
+	// plainOrder has orders name a key and nothing else.
+	plainOrder bool
 }
 
 // field returns the rule for a key, or what is wrong with it.
@@ -179,6 +182,7 @@ var runRules = rules{
 }
 
 var experimentRules = rules{
+	wording: experimentWords,
 	entities: map[string]Entity{
 		"attribute": Attribute, "attributes": Attribute, "tag": Tag, "tags": Tag,
 	},
@@ -197,11 +201,13 @@ var experimentRules = rules{
 }
 
 var registeredModelRules = rules{
+	wording:  registryWords,
 	entities: map[string]Entity{"attribute": Attribute, "tag": Tag, "tags": Tag},
 	attributes: map[string]field{
 		"name": {"name", textType, textOps | listOps},
 	},
-	tags: textOps,
+	tags:       textOps,
+	plainOrder: true,
 	orderKeys: map[string]string{
 		"name": "name", "timestamp": "last_updated_timestamp",
 		"last_updated_timestamp": "last_updated_timestamp",
@@ -209,6 +215,7 @@ var registeredModelRules = rules{
 }
 
 var modelVersionRules = rules{
+	wording:  registryWords,
 	entities: map[string]Entity{"attribute": Attribute, "tag": Tag, "tags": Tag},
 	attributes: map[string]field{
 		"name":           {"name", textType, textOps | listOps},
@@ -225,6 +232,7 @@ var modelVersionRules = rules{
 }
 
 var loggedModelRules = rules{
+	wording: loggedModelWords,
 	entities: map[string]Entity{
 		"attributes": Attribute, "metrics": Metric, "params": Param, "tags": Tag,
 	},

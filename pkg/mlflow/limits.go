@@ -41,6 +41,9 @@ const (
 	// MaxSearchResults bounds a page of runs or of experiments.
 	MaxSearchResults          = 50_000
 	DefaultSearchLoggedModels = 50
+	// SearchLoggedModelsForZero is the size of a page of logged models for those
+	// who ask for one of 0.
+	SearchLoggedModelsForZero = 100
 	// MaxSearchDatasets bounds the data sets that a search returns, and
 	// MaxDatasetExperiments the experiments that it may name.
 	MaxSearchDatasets     = 1000

@@ -117,7 +117,7 @@ func (r *SearchLoggedModels) fields() []field {
 		{name: "experiment_ids", required: true, dst: &r.ExperimentIDs},
 		{name: "filter", dst: &r.Filter},
 		{name: "datasets", dst: listOf(&r.Datasets)},
-		{name: "max_results", dst: &r.MaxResults, def: DefaultSearchLoggedModels, max: MaxSearchResults},
+		{name: "max_results", dst: &r.MaxResults, def: DefaultSearchLoggedModels},
 		{name: "order_by", dst: listOf(&r.OrderBy)},
 		{name: "page_token", dst: &r.PageToken},
 	}

@@ -1,5 +1,7 @@
 package mlflow
 
+import "math"
+
 // RunStatus is the state of a run's execution.
 type RunStatus string
 
@@ -70,8 +72,11 @@ type Tag struct {
 	Value string `json:"value"`
 }
 
+// NoStartTime is the StartTime of a request that has none.
+const NoStartTime = math.MinInt64
+
 // CreateRun is the request of runs/create. StartTime is milliseconds since the
-// Unix epoch.
+// Unix epoch, or NoStartTime.
 type CreateRun struct {
 	ExperimentID string
 	UserID       string
@@ -83,7 +88,7 @@ type CreateRun struct {
 func (r *CreateRun) fields() []field {
 	return []field{
 		{name: "experiment_id", required: true, dst: &r.ExperimentID},
-		{name: "start_time", dst: &r.StartTime},
+		{name: "start_time", dst: &r.StartTime, def: NoStartTime},
 		{name: "run_name", dst: &r.RunName},
 		{name: "user_id", dst: &r.UserID},
 		{name: "tags", dst: &r.Tags},

@@ -271,7 +271,8 @@ func startsAlphanumeric(s string, limit int) bool {
 // ValidateExperimentID checks that an id is a whole number, as every id of an
 // experiment is.
 func ValidateExperimentID(id string) error {
-	if _, err := strconv.ParseUint(id, 10, 63); err != nil {
+	// A negative id is well-formed; no experiment has one.
+	if _, err := strconv.ParseUint(strings.TrimPrefix(id, "-"), 10, 63); err != nil {
 		return invalidf("Invalid experiment ID '%s'. Experiment ID must be a valid integer.", clip(id))
 	}
 	return nil

@@ -173,7 +173,7 @@ func creation(id string, x *experiment, req *mlflow.CreateRun, now int64) (*even
 	}
 	tags[mlflow.TagRunName] = name
 	start := req.StartTime
-	if start == 0 {
+	if start == mlflow.NoStartTime {
 		start = now
 	}
 	c := &events.RunCreated{

@@ -3,6 +3,8 @@ package ingest
 import (
 	"fmt"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
@@ -177,6 +179,21 @@ func TestDirectoryDecisions(t *testing.T) {
 			t.Fatalf("%d names and %d ids of %d experiments", len(d.ByName), len(d.ByID), len(names))
 		}
 	})
+}
+
+func TestAStartOfZeroIsKept(t *testing.T) {
+	for body, want := range map[string]int64{`{"experiment_id": "0", "start_time": 0}`: 0, `{"experiment_id": "0"}`: 7, `{"experiment_id": "0", "start_time": -1}`: -1} {
+		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+		req, err := mlflow.Decode[mlflow.CreateRun](r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		created, err := creation("r", &experiment{ID: "0", ArtifactLocation: "l"}, req, 7)
+		if err != nil || created.GetStartTime() != want {
+			t.Errorf("%s starts at %d (%v), want %d", body, created.GetStartTime(), err, want)
+		}
+	}
 }
 
 func TestRunCacheIsBounded(t *testing.T) {

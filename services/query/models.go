@@ -115,6 +115,13 @@ func (s *Service) searchModels(ec echo.Context) error {
 	if err != nil {
 		return err
 	}
+	switch req.MaxResults {
+	case -1:
+		// MLflow answers an empty page, and a token to go on in circles.
+		return mlflow.WriteJSON(ec.Response(), mlflow.Empty{})
+	case 0:
+		req.MaxResults = mlflow.SearchLoggedModelsForZero
+	}
 	if err := mlflow.ValidateSearchMaxResults(req.MaxResults); err != nil {
 		return err
 	}
@@ -274,7 +281,7 @@ func (search *modelSearch) order(req *mlflow.SearchLoggedModels, experiments str
 		}
 		name := "o" + string(rune('a'+i/26)) + string(rune('a'+i%26))
 		b.WriteString(" LEFT ANY JOIN (SELECT model_id, if(isNaN(latest), 0, latest) AS sorted, if(isNaN(latest), 2, 1) AS rank FROM (" +
-			search.latest(o.Key, experiments, req.Datasets, clause.Dataset) + ")) AS " + name + " ON " + name + ".model_id = m.model_id")
+			search.latest(o.Key, experiments, clause.Dataset) + ")) AS " + name + " ON " + name + ".model_id = m.model_id")
 		search.keys = append(search.keys,
 			// Without a row of the join the rank is 0.
 			sortKey{expr: "toInt64(if(" + name + ".rank = 0, 3, " + name + ".rank))", typ: typeInteger},
@@ -292,8 +299,10 @@ func (search *modelSearch) order(req *mlflow.SearchLoggedModels, experiments str
 func (s *statement) modelCondition(c filter.Comparison, experiments string, datasets []mlflow.DatasetName) string {
 	switch c.Entity {
 	case filter.Metric:
-		return "m.model_id IN (SELECT model_id FROM (" + s.latest(c.Key, experiments, datasets, mlflow.DatasetName{}) + ") WHERE " +
-			s.compare("latest", c.Op, c.Value) + ")"
+		// Any point counts, not the latest alone. The points are a set: what is
+		// there twice matches twice.
+		return "m.model_id IN (SELECT model_id FROM " + s.pointsOf(experiments, datasets) + " AND key = " + s.bind("String", c.Key) +
+			" AND " + s.compare("value", c.Op, c.Value) + ")"
 	case filter.Param, filter.Tag:
 		column, key := "m.params", s.bind("String", c.Key)
 		if c.Entity == filter.Tag {
@@ -308,13 +317,14 @@ func (s *statement) modelCondition(c filter.Comparison, experiments string, data
 }
 
 // latest returns the query for the latest value of a metric of each model: the
-// greatest by step, timestamp and value, NaN compared as 0.
-func (s *statement) latest(key, experiments string, datasets []mlflow.DatasetName, only mlflow.DatasetName) string {
-	from := s.pointsOf(experiments, datasets) + " AND key = " + s.bind("String", key)
-	if only.Name != "" {
-		from += " AND " + s.ofDataset(only)
+// greatest by timestamp, step and value, NaN compared as 0. What an order asks of
+// its data set restricts it; the data sets of the filter do not.
+func (s *statement) latest(key, experiments string, of mlflow.DatasetName) string {
+	from := s.pointsOf(experiments, nil) + " AND key = " + s.bind("String", key)
+	if of != (mlflow.DatasetName{}) {
+		from += " AND " + s.ofDataset(of)
 	}
-	return "SELECT model_id, argMax(value, (step, timestamp, if(isNaN(value), 0, value))) AS latest FROM " + from + " GROUP BY model_id"
+	return "SELECT model_id, argMax(value, (timestamp, step, if(isNaN(value), 0, value))) AS latest FROM " + from + " GROUP BY model_id"
 }
 
 // pointsOf returns the table of the points of models, and the condition that
@@ -331,10 +341,15 @@ func (s *statement) pointsOf(experiments string, datasets []mlflow.DatasetName) 
 	return from + " AND (" + strings.Join(conditions, " OR ") + ")"
 }
 
+// ofDataset returns the condition that a point is on a data set, of which a name,
+// a digest or both are known.
 func (s *statement) ofDataset(d mlflow.DatasetName) string {
-	condition := "dataset_name = " + s.bind("String", d.Name)
-	if d.Digest != "" {
-		condition += " AND dataset_digest = " + s.bind("String", d.Digest)
+	var conditions []string
+	if d.Name != "" {
+		conditions = append(conditions, "dataset_name = "+s.bind("String", d.Name))
 	}
-	return "(" + condition + ")"
+	if d.Digest != "" {
+		conditions = append(conditions, "dataset_digest = "+s.bind("String", d.Digest))
+	}
+	return "(" + strings.Join(conditions, " AND ") + ")"
 }

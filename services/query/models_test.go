@@ -100,6 +100,8 @@ func TestSearchLoggedModels(t *testing.T) {
 		testModel{id: 4, name: "d", status: "READY", created: 3, experiment: 1},
 		testModel{id: 5, name: "x", status: "READY", created: 9, experiment: 1, deleted: true},
 		testModel{id: 6, name: "y", status: "READY", created: 9, experiment: 2},
+		testModel{id: 7, name: "e", status: "READY", created: 1, experiment: 3, metrics: []point{{"m", 9, 1, 9}, {"m", 1, 2, 1}}, dataset: "late"},
+		testModel{id: 8, name: "f", status: "READY", created: 2, experiment: 3, metrics: []point{{"m", 5, 1, 1}}},
 	)
 	order := func(field string, ascending bool) []any {
 		return []any{object{"field_name": field, "ascending": ascending}}
@@ -113,9 +115,12 @@ func TestSearchLoggedModels(t *testing.T) {
 		{"status IN ('READY', 'FAILED')", nil, "dca"},
 		{"params.p != '1'", nil, "c"},
 		{"tags.p LIKE '1'", nil, "a"},
-		{"metrics.m < 4", nil, "ba"}, // the latest: 1 of a, 3 of b
-		{"metrics.m = 5", nil, ""},
-		{"metrics.m != 3", nil, "ca"},
+		// Any point counts: 5 and 1 of a, 3 and 2 of b.
+		{"metrics.m < 4", nil, "ba"},
+		{"metrics.m = 5", nil, "a"},
+		{"metrics.m != 3", nil, "bca"},
+		{"metrics.m > 4 AND metrics.m < 2", nil, "a"},
+		{"metrics.m > 4", object{"datasets": []any{object{"dataset_name": "train"}}}, "a"},
 		{"creation_timestamp >= 2 AND name != 'd'", nil, "bc"},
 		{"", object{"datasets": []any{object{"dataset_name": "train"}}}, "a"},
 		{"metrics.m > 0", object{"datasets": []any{object{"dataset_name": "train", "dataset_digest": "1"}}}, "a"},
@@ -123,7 +128,12 @@ func TestSearchLoggedModels(t *testing.T) {
 		{"", object{"order_by": order("metrics.m", true)}, "abcd"},
 		{"", object{"order_by": order("metrics.m", false)}, "bacd"},
 		{"", object{"order_by": []any{object{"field_name": "metrics.m", "dataset_name": "train"}}}, "adbc"},
+		{"", object{"order_by": []any{object{"field_name": "metrics.m", "dataset_digest": "2"}}}, "dbca"},
 		{"", object{"order_by": order("status", true)}, "bdac"},
+		// The latest is the one with the greatest timestamp: 1 of e, 5 of f.
+		{"", object{"order_by": order("metrics.m", true), "experiment_ids": []string{"3"}}, "ef"},
+		// The data sets of the filter are not those of the order.
+		{"", object{"order_by": order("metrics.m", true), "experiment_ids": []string{"3"}, "datasets": []any{object{"dataset_name": "late"}}}, "e"},
 	} {
 		for _, size := range []int{50, 1} {
 			got, token := "", ""
@@ -143,6 +153,14 @@ func TestSearchLoggedModels(t *testing.T) {
 			}
 		}
 	}
+	for size, want := range map[int]string{0: "dbca", -1: ""} {
+		page := decode[wireModels](t, f.post("/logged-models/search", object{"experiment_ids": []string{"1"}, "max_results": size}))
+		if page.names() != want || page.NextPageToken != "" {
+			t.Errorf("max_results %d: %q and token %q, want %q", size, page.names(), page.NextPageToken, want)
+		}
+	}
+	wantError(t, f.post("/logged-models/search", object{"experiment_ids": []string{"1"}, "max_results": 50_001}),
+		http.StatusBadRequest, "INVALID_PARAMETER_VALUE", "Invalid value 50001 for parameter 'max_results' supplied. It must be at most 50000")
 	page := decode[wireModels](t, f.post("/logged-models/search", object{"experiment_ids": []string{"1"}, "filter": "name = 'b'"}))
 	values := []wireNumber{}
 	for _, m := range page.Models[0].Data.Metrics {

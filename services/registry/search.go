@@ -160,7 +160,11 @@ func (s *Service) searchVersions(c echo.Context) error {
 	}
 	out := mlflow.SearchModelVersionsResponse{NextPageToken: next}
 	for _, r := range found {
-		out.ModelVersions = append(out.ModelVersions, renderVersion(r.model, r.version))
+		// MLflow leaves the aliases out here, and clients that copy a registry set
+		// them once more where they find some.
+		version := renderVersion(r.model, r.version)
+		version.Aliases = nil
+		out.ModelVersions = append(out.ModelVersions, version)
 	}
 	return mlflow.WriteJSON(c.Response(), out)
 }

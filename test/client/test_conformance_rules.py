@@ -228,6 +228,15 @@ def test_null_like_and_lists(api: Api, experiment: str) -> None:
     assert found('tags."t" = "it\'s"') == {0}
     assert found(f"run_id IN ('{runs[0]}', '{runs[2]}')") == {0, 2}
     assert found(f"attr.run_id NOT IN ('{runs[0]}')") == {1, 2}
+    # The registry has an evaluation of its own.
+    prefix = unique("Case")
+    api.post("registered-models/create", name=prefix)
+    for text, is_found in (
+        (f"name LIKE '{prefix}%'", True),
+        (f"name LIKE '{prefix.lower()}%'", False),
+        (f"name ILIKE '{prefix.upper()}%'", True),
+    ):
+        assert ("registered_models" in api.get("registered-models/search", filter=text)) is is_found
     for bad in ("params.p = 'a' OR params.p = 'b'", "(params.p = 'a')", "params.p = a"):
         assert refused(api.call("POST", "runs/search", {"filter": bad}))
 
