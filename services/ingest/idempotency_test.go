@@ -15,7 +15,7 @@ func TestDigestsStay(t *testing.T) {
 		req   mlflow.Message
 		want  string
 	}{
-		{"POST runs/create", nil, &mlflow.CreateRun{ExperimentID: "0", RunName: "n"}, "#1:421dab50b3489090f1e8efbfec1decf5"},
+		{"POST runs/create", nil, &mlflow.CreateRun{ExperimentID: "0", RunName: "n", StartTime: mlflow.NoStartTime}, "#1:421dab50b3489090f1e8efbfec1decf5"},
 		{"POST runs/log-batch", nil, &mlflow.LogBatch{RunID: "r", Metrics: []mlflow.Metric{{Key: "m", Value: 0.5, Timestamp: 1, Link: &mlflow.MetricLink{ModelID: "m-1"}}}}, "#1:ecc13b12eee963617456e721781cf516"},
 		{"DELETE logged-models/:model_id/tags/:tag_key", []string{"m-1", "k"}, nil, "#1:4b2af8e44fd1cfea74bce649d054278b"},
 	} {

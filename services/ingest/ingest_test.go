@@ -571,7 +571,7 @@ func TestMalformedRequests(t *testing.T) {
 		{"experiments/create", "application/json", `{"name":"  "}`, "Invalid experiment name: '  '"},
 		{"experiments/create", "application/json", `{"name":"` + strings.Repeat("n", 501) + `"}`, "'name' exceeds the maximum length of 500 characters"},
 		{"experiments/create", "application/json", `{"name":"n","artifact_location":"runs:/x"}`, "Artifact location cannot be a runs:/ URI. Given: 'runs:/x'"},
-		{"experiments/delete", "application/json", `{"experiment_id":"-1"}`, "Invalid experiment ID '-1'. Experiment ID must be a valid integer."},
+		{"experiments/delete", "application/json", `{"experiment_id":"1.5"}`, "Invalid experiment ID '1.5'. Experiment ID must be a valid integer."},
 	} {
 		before := length(t, log)
 		var headers []string
