@@ -34,7 +34,7 @@ func addressOf(given string) (address, error) {
 // olderName returns the name of a path that is not decoded, or else another.
 func olderName(given, other string) string {
 	older := path.Clean(given)
-	if given == "" || older == "." || !fs.ValidPath(older) || !utf8.ValidString(older) {
+	if given == "" || older == "." || !fs.ValidPath(older) || !utf8.ValidString(older) || strings.Contains(older, "\x00") {
 		return other
 	}
 	return older

@@ -218,7 +218,7 @@ func (d *disk) syncDir(dir string) error {
 
 func (d *disk) open(_ context.Context, name string) (*Reader, error) {
 	p, err := d.at(name)
-	if errors.Is(err, syscall.ENOTDIR) {
+	if nowhere(err) {
 		err = fs.ErrNotExist
 	}
 	if err != nil {
@@ -245,7 +245,7 @@ func (d *disk) exists(_ context.Context, name string) (bool, error) {
 		return false, err
 	}
 	info, err := d.root.Lstat(p)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+	if nowhere(err) {
 		return false, nil
 	}
 	return err == nil && info.Mode().IsRegular(), err
@@ -255,7 +255,7 @@ func (d *disk) exists(_ context.Context, name string) (bool, error) {
 func (d *disk) entries(p string) iter.Seq2[fs.DirEntry, error] {
 	return func(yield func(fs.DirEntry, error) bool) {
 		f, err := d.root.OpenFile(p, os.O_RDONLY|syscall.O_DIRECTORY, 0)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		if nowhere(err) {
 			return
 		}
 		if err != nil {
@@ -298,7 +298,7 @@ func (d *disk) list(_ context.Context, dir string) iter.Seq2[File, error] {
 func (d *disk) children(dir string) iter.Seq2[entry, error] {
 	return func(yield func(entry, error) bool) {
 		p, err := d.at(dir)
-		if errors.Is(err, syscall.ENOTDIR) {
+		if nowhere(err) {
 			return
 		}
 		if err != nil {
@@ -389,12 +389,16 @@ func (d *disk) prune(name string) error {
 // gone leaves out the errors of removing what is not there, or a directory that
 // is not empty.
 func gone(err error) error {
-	for _, fine := range []error{fs.ErrNotExist, syscall.ENOTDIR, syscall.ENOTEMPTY} {
-		if errors.Is(err, fine) {
-			return nil
-		}
+	if nowhere(err) || errors.Is(err, syscall.ENOTEMPTY) {
+		return nil
 	}
 	return err
+}
+
+// nowhere reports whether an error says that nothing is at a path: also since it
+// leads through a file, or is longer than any that is there.
+func nowhere(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG)
 }
 
 func (d *disk) ready(_ context.Context, write bool) error {

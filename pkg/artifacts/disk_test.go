@@ -1,6 +1,7 @@
 package artifacts_test
 
 import (
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -126,5 +127,23 @@ func TestBrokenUploadIsTheClientsFault(t *testing.T) {
 	err := store.Write(t.Context(), "f", failingAfter("half", told), unrecorded)
 	if apierr.From(err).Message != "too slow" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A name that decodes to another is looked for as it was given too, which may be a
+// name that no file can have.
+func TestWhatCannotBeThereIsNotThere(t *testing.T) {
+	server, store := serve(t)
+	api := server.URL + "/api/2.0/mlflow-artifacts/artifacts"
+	long := strings.Repeat("%C3%A9", 100)
+	for _, given := range []string{"\x00", "a/\x00", long, "a/" + long, strings.Repeat("x", 300)} {
+		status, body, _ := call(t, "GET", api+"?path="+url.QueryEscape(given), "")
+		if status != 200 || body != "{}" {
+			t.Errorf("listing %q: %d %s", given, status, body)
+		}
+	}
+	files, bytes, elsewhere, err := store.Purge(t.Context(), "mlflow-artifacts:/"+long+"/r1/artifacts", "r1", false, nil)
+	if files != 0 || bytes != 0 || elsewhere || err != nil {
+		t.Errorf("purging what has a long location: %d files of %d bytes, %v, %v", files, bytes, elsewhere, err)
 	}
 }
