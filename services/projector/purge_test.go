@@ -219,7 +219,8 @@ func TestStreamsPurgeAtOnce(t *testing.T) {
 	}
 	var projectors [2]*Projector
 	for i := range projectors {
-		projectors[i] = &Projector{leases: testLeases(t, w.log.JetStream(), fmt.Sprint("projector ", i), time.Minute)}
+		// Nobody renews the leases of this test.
+		projectors[i] = &Projector{leases: testLeases(t, w.log.JetStream(), fmt.Sprint("projector ", i), time.Hour)}
 	}
 	var purging errgroup.Group
 	for n := range streams {
