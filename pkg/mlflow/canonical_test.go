@@ -26,7 +26,8 @@ func TestCanonicalEncodingStays(t *testing.T) {
 		req  message
 		want string
 	}{
-		{&CreateRun{ExperimentID: "0"}, `{"experiment_id":"0"}`},
+		{&CreateRun{ExperimentID: "0", StartTime: NoStartTime}, `{"experiment_id":"0"}`},
+		{&CreateRun{ExperimentID: "0"}, `{"experiment_id":"0","start_time":0}`},
 		{
 			&CreateRun{"0", "u", "é\"\x00", -1, []Tag{{"k", ""}, {"", "<\u2028>"}}},
 			`{"experiment_id":"0","run_name":"é\"\u0000","start_time":-1,"tags":[{"key":"k","value":""},{"key":"","value":"<` + "\u2028" + `>"}],"user_id":"u"}`,
