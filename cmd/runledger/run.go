@@ -264,7 +264,7 @@ func (n *node) awaitReady(ctx context.Context) bool {
 			silence = min(2*silence, sayLast)
 			say = time.Now().Add(silence)
 			for name, err := range wrong {
-				n.logger.Warn("not ready yet", slog.String("check", name), slog.Any("error", err))
+				n.logger.Info("not ready yet", slog.String("check", name), slog.Any("error", err))
 			}
 		}
 		select {
