@@ -749,7 +749,7 @@ func TestSeriesRefuses(t *testing.T) {
 		{`{` + ids + `,"metric_keys":["loss"],"smoothing":{"method":"mean","points":0}}`, "Invalid value for field 'smoothing.points': want 1 to 1000"},
 		{`{"run_ids":["` + run.id + strings.Repeat(`","`+run.id, 1000) + `"],"metric_keys":["loss"]}`, "Invalid value for field 'run_ids': want at most 1000 runs"},
 		{`{"experiment_ids":["1"],"max_runs":0,"metric_keys":["loss"]}`, "Invalid value for field 'max_runs': want 1 to 1000"},
-		{`{"experiment_ids":["-1"],"metric_keys":["loss"]}`, "Invalid value for field 'experiment_ids.0': Invalid experiment ID '-1'"},
+		{`{"experiment_ids":["1.5"],"metric_keys":["loss"]}`, "Invalid value for field 'experiment_ids.0': Invalid experiment ID '1.5'"},
 		{`{"experiment_ids":["1"],"order_by":["x"],"metric_keys":["loss"]}`, "Invalid value for field 'order_by': Invalid attribute key 'x'"},
 		{`{"experiment_ids":["1"],"filter":"` + strings.Repeat("(", 1<<16+1) + `","metric_keys":["loss"]}`, "Invalid value for field 'filter': Invalid filter: 65537 bytes long, the limit is 65536"},
 		{strings.Repeat("[", 100_000), "The request body must be a JSON object."},
