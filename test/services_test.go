@@ -2,6 +2,7 @@ package test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -250,8 +251,9 @@ func TestServicesRunOneAtATimeAgainstOutsideServers(t *testing.T) {
 		if err := write2.logBatch(ctx, runID, points, nil, nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, isFresh, err := read.history(ctx, runID, "loss"); err != nil || isFresh {
-			t.Errorf("without a projector a read is fresh: %t, %v; want one that says it is not", isFresh, err)
+		_, _, err = read.history(ctx, runID, "loss")
+		if e, ok := errors.AsType[*apiError](err); !ok || e.Status != http.StatusServiceUnavailable || e.RetryAfter == "" {
+			t.Errorf("without a projector a read is answered with %v; want a 503 with Retry-After", err)
 		}
 		begin := time.Now()
 		successor := servers.start(whole, "projector", dir)
