@@ -3,6 +3,7 @@ package tables_test
 import (
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/runledger/runledger/pkg/chdb/chdbtest"
@@ -53,6 +54,36 @@ func TestMigrateCreatesTheDatabase(t *testing.T) {
 	}
 	if err := tables.Migrate(t.Context(), opts, nil); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Rows of a build that did not tell an end at 0 from none are read as that build read
+// them.
+func TestEndsOfAnOlderBuildStay(t *testing.T) {
+	conn, opts := chdbtest.Open(t)
+	migrate := func() {
+		t.Helper()
+		if err := tables.Migrate(t.Context(), opts, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	migrate()
+	for _, q := range []string{
+		"ALTER TABLE runs DROP COLUMN ended",
+		"ALTER TABLE goose_db_version DELETE WHERE version_id = 11 SETTINGS mutations_sync = 2",
+		"INSERT INTO runs (run_id, end_time) SELECT toUUID(leftPad(toString(number), 32, '0')), number FROM numbers(3)",
+	} {
+		if err := conn.Exec(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	migrate()
+	var ended []bool
+	if err := conn.QueryRow(t.Context(), "SELECT groupArray(ended) FROM (SELECT ended FROM runs ORDER BY end_time)").Scan(&ended); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(ended, []bool{false, true, true}) {
+		t.Errorf("runs that ended at 0, 1 and 2: %v", ended)
 	}
 }
 

@@ -333,7 +333,7 @@ func (f *folder) foldRun(rec eventlog.Record) error {
 				i.status = statusOf(u.GetStatus())
 			}
 			if u.EndTime != nil {
-				i.endTime = u.GetEndTime()
+				i.endTime, i.ended = u.GetEndTime(), true
 			}
 			if u.Name != nil {
 				i.name = u.GetName()

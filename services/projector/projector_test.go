@@ -352,7 +352,7 @@ func (w *world) history(t *rapid.T) []entry {
 		}
 		switch kind {
 		case 0:
-			status, end := events.RunStatus_RUN_STATUS_FINISHED, int64(99)
+			status, end := events.RunStatus_RUN_STATUS_FINISHED, rapid.SampledFrom([]int64{0, 99}).Draw(t, "end")
 			meta(&events.Event{Data: &events.Event_RunUpdated{RunUpdated: &events.RunUpdated{RunId: run, Status: &status, EndTime: &end}}})
 		case 1:
 			meta(&events.Event{Data: &events.Event_RunUpdated{RunUpdated: &events.RunUpdated{RunId: run, Name: &value}}})
@@ -528,7 +528,8 @@ func TestTablesAreTheFoldOfTheLog(t *testing.T) {
 func TestStateIsLoadedFromTheTables(t *testing.T) {
 	w := newWorld(t)
 	run, other := newRunID(), newRunID()
-	w.mustPublish(w.created(run), w.created(other), w.logged(run, series("loss", 0, 100)...), w.logged(other, series("acc", 0, 3)...))
+	w.mustPublish(w.created(run), w.created(other), w.logged(run, series("loss", 0, 100)...), w.logged(other, series("acc", 0, 3)...),
+		w.ofRun(run, events.KindMeta, &events.Event{Data: &events.Event_RunUpdated{RunUpdated: &events.RunUpdated{RunId: run, EndTime: new(int64)}}}))
 	for range 3 {
 		_, stop := w.start(nil)
 		w.wait()

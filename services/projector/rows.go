@@ -257,6 +257,7 @@ func (f *folder) runRows() proto.Input {
 		name, user, uri               proto.ColStr
 		status, lifecycle             proto.ColInt8
 		startTime, endTime, deletedAt proto.ColInt64
+		ended                         proto.ColBool
 		shard                         proto.ColUInt16
 	)
 	for _, r := range f.dirtyRuns {
@@ -267,6 +268,7 @@ func (f *folder) runRows() proto.Input {
 		status.Append(r.info.status)
 		startTime.Append(r.info.startTime)
 		endTime.Append(r.info.endTime)
+		ended.Append(r.info.ended)
 		uri.Append(r.info.artifactURI)
 		lifecycle.Append(r.info.lifecycle)
 		deletedAt.Append(r.info.deletedTime)
@@ -281,6 +283,7 @@ func (f *folder) runRows() proto.Input {
 		{Name: "status", Data: &status},
 		{Name: "start_time", Data: &startTime},
 		{Name: "end_time", Data: &endTime},
+		{Name: "ended", Data: &ended},
 		{Name: "artifact_uri", Data: &uri},
 		{Name: "lifecycle", Data: &lifecycle},
 		{Name: "deleted_time", Data: &deletedAt},

@@ -47,6 +47,7 @@ type runInfo struct {
 	name, user, artifactURI string
 	status, lifecycle       int8
 	startTime, endTime      int64 // milliseconds
+	ended                   bool  // endTime was set
 	deletedTime             int64 // milliseconds
 	seq                     uint64
 }

@@ -318,6 +318,7 @@ func (s *store) loadRuns(ctx context.Context, runs []*run) error {
 		name, user, uri               proto.ColStr
 		status, lifecycle             proto.ColInt8
 		startTime, endTime, deletedAt proto.ColInt64
+		ended                         proto.ColBool
 	)
 	return s.query(ctx, query{
 		name:   "load_runs",
@@ -330,6 +331,7 @@ func (s *store) loadRuns(ctx context.Context, runs []*run) error {
 			{Name: "status_number", Data: &status},
 			{Name: "start_time", Data: &startTime},
 			{Name: "end_time", Data: &endTime},
+			{Name: "ended", Data: &ended},
 			{Name: "artifact_uri", Data: &uri},
 			{Name: "lifecycle_number", Data: &lifecycle},
 			{Name: "deleted_time", Data: &deletedAt},
@@ -343,7 +345,7 @@ func (s *store) loadRuns(ctx context.Context, runs []*run) error {
 				}
 				r.info = runInfo{
 					name: name.Row(i), user: user.Row(i), status: status.Row(i),
-					startTime: startTime.Row(i), endTime: endTime.Row(i), artifactURI: uri.Row(i),
+					startTime: startTime.Row(i), endTime: endTime.Row(i), ended: ended.Row(i), artifactURI: uri.Row(i),
 					lifecycle: lifecycle.Row(i), deletedTime: deletedAt.Row(i), seq: seq.Row(i),
 				}
 			}

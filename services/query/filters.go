@@ -117,7 +117,7 @@ func (s *statement) runAttribute(c filter.Comparison) string {
 		}
 	case "end_time":
 		// A run that has not ended has none, which meets nothing.
-		return "r.end_time != 0 AND " + s.compare(column, c.Op, c.Value)
+		return "r.ended AND " + s.compare(column, c.Op, c.Value)
 	}
 	return s.compare(column, c.Op, c.Value)
 }
@@ -151,7 +151,7 @@ func (s *statement) runOrder(orders []filter.Order, expr filter.Expr, experiment
 			key := runColumns[o.Key]
 			key.desc = o.Desc
 			if o.Key == "end_time" {
-				keys = append(keys, sortKey{expr: "toInt64(r.end_time = 0)", typ: typeInteger})
+				keys = append(keys, sortKey{expr: "toInt64(NOT r.ended)", typ: typeInteger})
 			}
 			keys = append(keys, key)
 			byStart = byStart || o.Key == "start_time"

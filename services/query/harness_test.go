@@ -102,10 +102,12 @@ func (f *fixture) project() {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
+			var at uint64 // lower only when tables are replaced
 			for {
 				select {
 				case seq := <-a.Wanted():
-					_ = a.Announce(seq)
+					at = max(at, seq)
+					_ = a.Announce(at)
 				case <-done:
 					return
 				}
@@ -191,11 +193,14 @@ type testRun struct {
 	user         string
 	status       string
 	start, end   int64
+	ended        bool // also at 0
 	artifactURI  string
 	deleted      bool
 	params, tags map[string]string
 	metrics      []point // the latest of each key
 }
+
+func (r testRun) hasEnd() bool { return r.ended || r.end != 0 }
 
 func newRunID() string { return strings.ReplaceAll(uuid.NewString(), "-", "") }
 
@@ -241,10 +246,10 @@ func (f *fixture) logRun(r testRun) {
 		created.Tags = append(created.Tags, &events.Tag{Key: key, Value: value})
 	}
 	f.publish(meta, &events.Event{Data: &events.Event_RunCreated{RunCreated: created}})
-	if r.status != "RUNNING" || r.end != 0 {
+	if r.status != "RUNNING" || r.hasEnd() {
 		status := events.RunStatus(events.RunStatus_value["RUN_STATUS_"+r.status])
 		updated := &events.RunUpdated{RunId: r.id, Status: &status}
-		if r.end != 0 {
+		if r.hasEnd() {
 			updated.EndTime = &r.end
 		}
 		f.publish(meta, &events.Event{Data: &events.Event_RunUpdated{RunUpdated: updated}})
@@ -270,14 +275,14 @@ func (f *fixture) logRun(r testRun) {
 
 func (f *fixture) insertRows(runs []testRun) {
 	f.t.Helper()
-	f.batch("INSERT INTO runs (experiment_id, run_id, name, user_id, status, start_time, end_time, artifact_uri, lifecycle, deleted_time, shard, seq)",
+	f.batch("INSERT INTO runs (experiment_id, run_id, name, user_id, status, start_time, end_time, ended, artifact_uri, lifecycle, deleted_time, shard, seq)",
 		func(b driver.Batch) error {
 			for _, r := range runs {
 				lifecycle := "active"
 				if r.deleted {
 					lifecycle = "deleted"
 				}
-				if err := b.Append(r.experiment, r.uuid(), r.name, r.user, r.status, r.start, r.end, r.artifactURI, lifecycle, int64(0), uint16(0), f.seq.Add(1)); err != nil {
+				if err := b.Append(r.experiment, r.uuid(), r.name, r.user, r.status, r.start, r.end, r.hasEnd(), r.artifactURI, lifecycle, int64(0), uint16(0), f.seq.Add(1)); err != nil {
 					return err
 				}
 			}

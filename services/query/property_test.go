@@ -67,7 +67,7 @@ func (r testRun) Lookup(entity filter.Entity, key string) (filter.Value, bool) {
 	case "start_time":
 		return filter.IntValue(r.start), true
 	case "end_time":
-		return filter.IntValue(r.end), r.end != 0
+		return filter.IntValue(r.end), r.hasEnd()
 	}
 	panic("unknown attribute " + key)
 }
@@ -129,6 +129,7 @@ func drawRun(t *rapid.T) testRun {
 		status:      rapid.SampledFrom([]string{"RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"}).Draw(t, "status"),
 		start:       rapid.Int64Range(0, 3).Draw(t, "start"),
 		end:         rapid.Int64Range(0, 3).Draw(t, "end"),
+		ended:       rapid.Bool().Draw(t, "ended"),
 		artifactURI: drawText.Draw(t, "uri"),
 		deleted:     rapid.IntRange(0, 4).Draw(t, "deleted") == 0,
 		params:      rapid.MapOfN(drawKey, drawText, 0, 4).Draw(t, "params"),

@@ -46,6 +46,7 @@ type run struct {
 	experiment, name, user, uri string
 	status                      events.RunStatus
 	start, end, deletedTime     int64
+	ended                       bool
 	lifecycle                   string
 	seq                         uint64
 	params, tags                map[string]attribute
@@ -353,7 +354,7 @@ func (f *fold) meta(rec eventlog.Record, id, experimentID string) error {
 			r.status = *d.RunUpdated.Status
 		}
 		if d.RunUpdated.EndTime != nil {
-			r.end = *d.RunUpdated.EndTime
+			r.end, r.ended = *d.RunUpdated.EndTime, true
 		}
 		if d.RunUpdated.Name != nil {
 			r.name = *d.RunUpdated.Name
@@ -429,7 +430,7 @@ func (f *fold) finish() {
 	f.finishModels()
 	f.finishPurged()
 	for id, r := range f.runs {
-		f.tables["runs"][r.experiment+" "+id] = runRow(r.name, r.user, int8(r.status), r.start, r.end, r.uri, r.lifecycle, r.deletedTime, r.seq)
+		f.tables["runs"][r.experiment+" "+id] = runRow(r.name, r.user, int8(r.status), r.start, r.end, r.ended, r.uri, r.lifecycle, r.deletedTime, r.seq)
 		for key, a := range r.params {
 			f.tables["run_attributes"][attributeKey(r.experiment, "parameter", key, id)] = attributeRow(a.value, a.seq)
 		}
@@ -445,8 +446,8 @@ func (f *fold) finish() {
 	}
 }
 
-func runRow(name, user string, status int8, start, end int64, uri, lifecycle string, deletedTime int64, seq uint64) string {
-	return fmt.Sprintf("%q %q status %d start %d end %d %q %s deleted %d seq %d", name, user, status, start, end, uri, lifecycle, deletedTime, seq)
+func runRow(name, user string, status int8, start, end int64, ended bool, uri, lifecycle string, deletedTime int64, seq uint64) string {
+	return fmt.Sprintf("%q %q status %d start %d end %d %t %q %s deleted %d seq %d", name, user, status, start, end, ended, uri, lifecycle, deletedTime, seq)
 }
 
 func attributeKey(experiment, kind, key, runID string) string {
@@ -551,7 +552,7 @@ func read(ctx context.Context, conn driver.Conn) (Tables, error) {
 		err := rows.Scan(&exp, &kind, &key, &id, &value, &seq)
 		return attributeKey(decimal(exp), kind, key, hexID(id)), attributeRow(value, seq), err
 	})
-	r.table(ctx, conn, "runs", `SELECT experiment_id, run_id, name, user_id, CAST(status, 'Int8'), start_time, end_time, artifact_uri,
+	r.table(ctx, conn, "runs", `SELECT experiment_id, run_id, name, user_id, CAST(status, 'Int8'), start_time, end_time, ended, artifact_uri,
 		CAST(lifecycle, 'String'), deleted_time, seq FROM runs FINAL`, func(rows driver.Rows) (string, string, error) {
 		var (
 			exp, seq                   uint64
@@ -559,9 +560,10 @@ func read(ctx context.Context, conn driver.Conn) (Tables, error) {
 			name, user, uri, lifecycle string
 			status                     int8
 			start, end, deletedTime    int64
+			ended                      bool
 		)
-		err := rows.Scan(&exp, &id, &name, &user, &status, &start, &end, &uri, &lifecycle, &deletedTime, &seq)
-		return decimal(exp) + " " + hexID(id), runRow(name, user, status, start, end, uri, lifecycle, deletedTime, seq), err
+		err := rows.Scan(&exp, &id, &name, &user, &status, &start, &end, &ended, &uri, &lifecycle, &deletedTime, &seq)
+		return decimal(exp) + " " + hexID(id), runRow(name, user, status, start, end, ended, uri, lifecycle, deletedTime, seq), err
 	})
 	r.table(ctx, conn, "experiments", `SELECT experiment_id, name, artifact_location, CAST(lifecycle, 'String'), creation_time, last_update_time, tags, seq
 		FROM experiments FINAL`, func(rows driver.Rows) (string, string, error) {
