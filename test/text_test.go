@@ -248,7 +248,8 @@ func plantTexts(t *testing.T, dir string, seed uint64) plantedTexts {
 	for _, up := range []*events.ArtifactUploaded{{RunId: w.run}, {ModelId: w.loggedModel}} {
 		up.ArtifactPath, up.Path, up.Size, up.Sha256, up.ContentType = text(), "1/"+up.RunId+up.ModelId+"/"+text(), 1, make([]byte, 32), text()
 		_, artifacts := log.ArtifactSubject(w.experiment, up.RunId+up.ModelId)
-		plant(artifacts, &events.Event{Data: &events.Event_ArtifactUploaded{ArtifactUploaded: up}},
+		plant(artifacts, &events.Event{Data: &events.Event_ArtifactReplacementBegun{ArtifactReplacementBegun: &events.ArtifactReplacementBegun{RunId: up.RunId, ModelId: up.ModelId, Path: up.Path, Sha256: up.Sha256}}},
+			&events.Event{Data: &events.Event_ArtifactUploaded{ArtifactUploaded: up}},
 			&events.Event{Data: &events.Event_ArtifactsDeleted{ArtifactsDeleted: &events.ArtifactsDeleted{RunId: up.RunId, ModelId: up.ModelId, Paths: []string{"x" + text()}}}})
 	}
 	target := &events.PromotionTarget{Target: &events.PromotionTarget_Alias{Alias: "a" + text()}}

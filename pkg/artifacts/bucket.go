@@ -31,7 +31,11 @@ func (b bucketFiles) create(ctx context.Context, name string) (upload, error) {
 	return &bucketUpload{Writer: w, cancel: cancel}, nil
 }
 
-func (u *bucketUpload) commit() error {
+func (u *bucketUpload) commit(replace bool) error {
+	if !replace {
+		// Not every object store can refuse to replace.
+		return errThere
+	}
 	defer u.cancel()
 	return u.Close()
 }

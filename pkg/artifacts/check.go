@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -35,17 +36,20 @@ const (
 	checkPause    = 100 * time.Millisecond
 )
 
-// Digest returns the SHA-256 that the log has of the artifact at a path of the
-// store; ok is false when it has none.
-type Digest func(ctx context.Context, name string) (digest [sha256.Size]byte, ok bool, err error)
+// Sums are the SHA-256 that an artifact may have by the log; none when that does
+// not say. There is more than one while the artifact is being replaced, and after
+// a replacement was broken off: the first is that of the last upload.
+type Sums [][sha256.Size]byte
+
+// Digest returns what the log says of the artifact at a path of the store.
+type Digest func(ctx context.Context, name string) (Sums, error)
 
 var errDamaged = errors.New("the SHA-256 of the bytes in the store is not the one in the log")
 
 // opened is an artifact with what the log says of it.
 type opened struct {
 	*Reader
-	digest [sha256.Size]byte
-	known  bool // that the log has a digest
+	sums Sums
 }
 
 // openLogged opens an artifact, and asks the log for its digest, while no upload
@@ -55,7 +59,7 @@ func (p *Proxy) openLogged(ctx context.Context, name string) (o opened, err erro
 	if o.Reader, err = p.store.Open(ctx, name); err != nil || p.Digest == nil {
 		return o, err
 	}
-	if o.digest, o.known, err = p.Digest(ctx, name); err != nil {
+	if o.sums, err = p.Digest(ctx, name); err != nil {
 		return o, errors.Join(err, o.Close())
 	}
 	return o, nil
@@ -70,13 +74,13 @@ func (p *Proxy) openChecked(ctx context.Context, name string, whole bool) (o ope
 			return o, "", err
 		}
 		switch {
-		case !whole || !o.known:
+		case !whole || len(o.sums) == 0:
 			return o, notChecked, nil
 		case o.Size > checkBefore:
-			o.ReadSeekCloser = &checking{ReadSeekCloser: o.ReadSeekCloser, hash: sha256.New(), size: o.Size, want: o.digest}
+			o.ReadSeekCloser = &checking{ReadSeekCloser: o.ReadSeekCloser, hash: sha256.New(), size: o.Size, sums: o.sums}
 			return o, checkedWhileSent, nil
 		}
-		if err = o.check(); err == nil {
+		if o.sums, err = o.check(); err == nil {
 			return o, checkedBefore, nil
 		}
 		if closeErr := o.Close(); closeErr != nil || !errors.Is(err, errDamaged) {
@@ -93,17 +97,19 @@ func (p *Proxy) openChecked(ctx context.Context, name string, whole bool) (o ope
 	return o, "", damaged(name)
 }
 
-// check reads the artifact from its beginning, and goes back there.
-func (o opened) check() error {
+// check reads the artifact from its beginning, and goes back there. It returns
+// which of the sums it has.
+func (o opened) check() (Sums, error) {
 	h := sha256.New()
 	if _, err := io.Copy(h, o.Reader); err != nil {
-		return err
+		return nil, err
 	}
-	if [sha256.Size]byte(h.Sum(nil)) != o.digest {
-		return errDamaged
+	sum := [sha256.Size]byte(h.Sum(nil))
+	if !slices.Contains(o.sums, sum) {
+		return nil, errDamaged
 	}
 	_, err := o.Seek(0, io.SeekStart)
-	return err
+	return Sums{sum}, err
 }
 
 // checking keeps the end of an artifact back unless all of it is what the log
@@ -112,13 +118,13 @@ type checking struct {
 	io.ReadSeekCloser
 	hash       hash.Hash
 	size, read int64
-	want       [sha256.Size]byte
+	sums       Sums
 }
 
 func (c *checking) Read(b []byte) (int, error) {
 	n, err := c.ReadSeekCloser.Read(b)
 	c.hash.Write(b[:n])
-	if c.read += int64(n); n > 0 && c.read >= c.size && [sha256.Size]byte(c.hash.Sum(nil)) != c.want {
+	if c.read += int64(n); n > 0 && c.read >= c.size && !slices.Contains(c.sums, [sha256.Size]byte(c.hash.Sum(nil))) {
 		return 0, errDamaged
 	}
 	return n, err
@@ -152,8 +158,8 @@ func (p *Proxy) send(c echo.Context, a address) error {
 	h.Set(echo.HeaderContentDisposition, disposition(name))
 	h.Set(echo.HeaderXContentTypeOptions, "nosniff")
 	h.Set(HeaderChecked, checked)
-	if o.known {
-		h.Set(HeaderReprDigest, reprDigest(o.digest))
+	if len(o.sums) == 1 {
+		h.Set(HeaderReprDigest, reprDigest(o.sums[0]))
 	}
 	content := &failing{ReadSeeker: o}
 	http.ServeContent(c.Response(), r, "", o.ModTime, content)

@@ -38,14 +38,13 @@ func (l *logged) record(_ echo.Context, _ artifacts.Place, e *events.Event) erro
 	return nil
 }
 
-func (l *logged) digest(_ context.Context, name string) (digest [sha256.Size]byte, ok bool, err error) {
+func (l *logged) digest(_ context.Context, name string) (artifacts.Sums, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	sum, ok := l.digests[name]
-	if ok {
-		digest = [sha256.Size]byte(sum)
+	if sum, ok := l.digests[name]; ok {
+		return artifacts.Sums{[sha256.Size]byte(sum)}, nil
 	}
-	return digest, ok, nil
+	return nil, nil
 }
 
 // serveChecked serves a store in a directory, whose log is kept in memory.

@@ -133,6 +133,7 @@ type diskUpload struct {
 	*os.File
 	disk       *disk
 	name, temp string
+	synced     bool
 }
 
 func (d *disk) create(_ context.Context, name string) (upload, error) {
@@ -162,17 +163,46 @@ func (d *disk) createWork(temp string) (*os.File, error) {
 	return d.root.OpenFile(temp, flags, 0o666)
 }
 
-func (u *diskUpload) commit() error {
-	if err := errors.Join(u.Sync(), u.Close()); err != nil {
-		return errors.Join(err, u.disk.root.Remove(u.temp))
+func (u *diskUpload) commit(replace bool) error {
+	if !u.synced {
+		if err := errors.Join(u.Sync(), u.Close()); err != nil {
+			return errors.Join(err, u.disk.root.Remove(u.temp))
+		}
+		u.synced = true
 	}
-	if err := u.place(); err != nil {
+	put := u.disk.root.Rename
+	if !replace {
+		put = u.disk.link
+	}
+	err := u.place(put)
+	if errors.Is(err, errThere) {
+		return err
+	}
+	if err != nil {
 		return errors.Join(err, u.disk.root.Remove(u.temp))
 	}
 	return u.disk.syncDirs(path.Dir(onDisk(u.name)))
 }
 
-func (u *diskUpload) place() error {
+// link moves a file to where nothing is; errThere when there is a file, or when
+// the file system cannot tell.
+func (d *disk) link(from, to string) error {
+	err := d.root.Link(from, to)
+	if err == nil {
+		return d.root.Remove(from)
+	}
+	if info, statErr := d.root.Lstat(to); statErr == nil && info.IsDir() {
+		return &fs.PathError{Op: "link", Path: to, Err: syscall.EISDIR}
+	}
+	for _, cannot := range []error{fs.ErrExist, errors.ErrUnsupported, syscall.EPERM, syscall.EMLINK} {
+		if errors.Is(err, cannot) {
+			return errThere
+		}
+	}
+	return err
+}
+
+func (u *diskUpload) place(put func(from, to string) error) error {
 	const attempts = 10
 	for i := range attempts {
 		to, err := u.disk.at(u.name)
@@ -180,7 +210,7 @@ func (u *diskUpload) place() error {
 			err = u.disk.root.MkdirAll(path.Dir(to), 0o777)
 		}
 		if err == nil {
-			err = u.disk.root.Rename(u.temp, to)
+			err = put(u.temp, to)
 		}
 		// Somebody may remove an empty directory at this moment.
 		if !errors.Is(err, fs.ErrNotExist) || i == attempts-1 {
@@ -241,14 +271,16 @@ func (d *disk) open(_ context.Context, name string) (*Reader, error) {
 
 func (d *disk) exists(_ context.Context, name string) (bool, error) {
 	p, err := d.at(name)
-	if err != nil {
-		return false, err
+	if err == nil {
+		var info fs.FileInfo
+		if info, err = d.root.Lstat(p); err == nil {
+			return info.Mode().IsRegular(), nil
+		}
 	}
-	info, err := d.root.Lstat(p)
 	if nowhere(err) {
-		return false, nil
+		err = nil
 	}
-	return err == nil && info.Mode().IsRegular(), err
+	return false, err
 }
 
 // entries yields what is in the directory at a path, nothing when there is none.
@@ -370,7 +402,7 @@ func (d *disk) walkInto(ctx context.Context, dir string, yield func(entry, error
 
 func (d *disk) remove(_ context.Context, name string) error {
 	if _, err := d.at(path.Dir(name)); err != nil {
-		return err
+		return gone(err)
 	}
 	return gone(d.root.Remove(onDisk(name)))
 }

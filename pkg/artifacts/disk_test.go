@@ -1,6 +1,7 @@
 package artifacts_test
 
 import (
+	"errors"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -145,5 +146,16 @@ func TestWhatCannotBeThereIsNotThere(t *testing.T) {
 	files, bytes, elsewhere, err := store.Purge(t.Context(), "mlflow-artifacts:/"+long+"/r1/artifacts", "r1", false, nil)
 	if files != 0 || bytes != 0 || elsewhere || err != nil {
 		t.Errorf("purging what has a long location: %d files of %d bytes, %v, %v", files, bytes, elsewhere, err)
+	}
+	if err := store.Write(t.Context(), "file", strings.NewReader("x"), unrecorded); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"file/below", "file/below/further", strings.Repeat("x", 300), strings.Repeat("x", 300) + "/a"} {
+		if err := store.Delete(t.Context(), name, func([]string) error { return errors.New("recorded") }); err != nil {
+			t.Errorf("deleting %q: %v", name, err)
+		}
+		if status, body, _ := call(t, "GET", api+"/"+name, ""); status != 404 {
+			t.Errorf("reading %q: %d %s", name, status, body)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package artifacts
 
 import (
 	"context"
+	"errors"
 	"io"
 	"iter"
 )
@@ -30,12 +31,16 @@ type files interface {
 	close() error
 }
 
+// errThere is a file that must be replaced.
+var errThere = errors.New("a file is there")
+
 // upload is a file that is being written. It ends with commit or abort.
 type upload interface {
 	io.Writer
 	// commit puts the file in its place, on a file system also after a power
-	// failure.
-	commit() error
+	// failure. Unless replace is set it returns errThere when another file is
+	// there, or may be, and the upload goes on. Any other error ends it.
+	commit(replace bool) error
 	abort()
 }
 

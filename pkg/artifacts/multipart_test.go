@@ -79,9 +79,14 @@ func (m *mpu) complete(file string) (int, string) {
 func TestMultipartUpload(t *testing.T) {
 	var recorded []string
 	var refuse error
+	begun := 0
 	server, _ := serveRecorded(t, s3URL(t), func(_ echo.Context, at artifacts.Place, e *events.Event) error {
 		if refuse != nil {
 			return refuse
+		}
+		if e.GetArtifactReplacementBegun() != nil {
+			begun++
+			return nil
 		}
 		u := e.GetArtifactUploaded()
 		recorded = append(recorded, fmt.Sprintf("%s %s %d %x %s", at.RunID, at.Path, u.GetSize(), u.GetSha256(), u.GetContentType()))
@@ -130,9 +135,9 @@ func TestMultipartUpload(t *testing.T) {
 		if status, _, _ := call(t, "PUT", server.URL+"/api/2.0/mlflow-artifacts/artifacts/"+m.dir+"/gr%C3%B6%C3%9Fe%201%25.csv", "other"); status != http.StatusOK {
 			t.Fatal(status)
 		}
-		recorded = nil
-		if status, body := m.complete(name); status != http.StatusNotFound || !strings.Contains(body, "No such upload") {
-			t.Errorf("complete again: %d %s", status, body)
+		recorded, begun = nil, 0
+		if status, body := m.complete(name); status != http.StatusNotFound || !strings.Contains(body, "No such upload") || begun != 0 {
+			t.Errorf("complete again: %d %s, %d replacements begun", status, body, begun)
 		}
 		take("complete again")
 	})
@@ -189,7 +194,12 @@ func TestMultipartUploadIsDeletedBeforeItIsRecorded(t *testing.T) {
 	m.put("x")
 	id, parts := m.id, []artifacts.Part{{Number: 1, ETag: m.parts[0]["etag"].(string)}}
 	away := errors.New("the log is away")
-	if err := store.CompleteUpload(t.Context(), m.dir+"/f", id, parts, func(artifacts.Written) error { return away }); !errors.Is(err, away) {
+	if err := store.CompleteUpload(t.Context(), m.dir+"/f", id, parts, func(w artifacts.Written) error {
+		if w.Replacing {
+			return nil
+		}
+		return away
+	}); !errors.Is(err, away) {
 		t.Fatal(err)
 	}
 	if err := store.Delete(t.Context(), m.dir+"/f", func([]string) error { return nil }); err != nil {

@@ -11,7 +11,7 @@ import (
 
 // Record appends an event about artifacts to the log, on behalf of a request,
 // before the request is answered: of an upload when the bytes are in the store,
-// of a deletion before they are removed, so that a request that is repeated
+// of a replacement and of a deletion before they change, so that a request that is repeated
 // after an error makes up for what is missing. Its error is the request's.
 type Record func(c echo.Context, at Place, e *events.Event) error
 
@@ -53,14 +53,23 @@ func PlaceOf(name string) Place {
 	return place
 }
 
-// recordUpload records what was written, and says it in the answer's header
-// Repr-Digest (RFC 9530).
+// recordUpload records what was written or is about to be, and says the former in
+// the answer's header Repr-Digest (RFC 9530).
 func (p *Proxy) recordUpload(c echo.Context, name string, w Written) error {
-	c.Response().Header().Set(HeaderReprDigest, reprDigest(w.SHA256))
+	if !w.Replacing {
+		c.Response().Header().Set(HeaderReprDigest, reprDigest(w.SHA256))
+	}
 	if p.Record == nil {
 		return nil
 	}
 	at := PlaceOf(name)
+	if w.Replacing {
+		begun := &events.ArtifactReplacementBegun{Path: name, RunId: at.RunID, ModelId: at.ModelID}
+		if !w.Unread {
+			begun.Sha256 = w.SHA256[:]
+		}
+		return p.Record(c, at, &events.Event{Data: &events.Event_ArtifactReplacementBegun{ArtifactReplacementBegun: begun}})
+	}
 	return p.Record(c, at, &events.Event{Data: &events.Event_ArtifactUploaded{ArtifactUploaded: &events.ArtifactUploaded{
 		Path: name, RunId: at.RunID, ModelId: at.ModelID, ArtifactPath: at.Path, Size: w.Size, Sha256: w.SHA256[:], ContentType: ContentType(name),
 	}}})

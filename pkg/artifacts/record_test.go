@@ -54,6 +54,9 @@ func TestChangesAreRecorded(t *testing.T) {
 			var owners []string
 			var refuse error
 			server, _ := serveRecorded(t, url, func(_ echo.Context, at artifacts.Place, e *events.Event) error {
+				if e.GetArtifactReplacementBegun() != nil {
+					return nil
+				}
 				recorded, owners = append(recorded, e), append(owners, at.Owner())
 				return refuse
 			})
@@ -125,6 +128,9 @@ func TestUploadsAtOnce(t *testing.T) {
 	server, _ := serveRecorded(t, "file://"+t.TempDir(), func(_ echo.Context, _ artifacts.Place, e *events.Event) error {
 		mu.Lock()
 		defer mu.Unlock()
+		if e.GetArtifactReplacementBegun() != nil {
+			return nil
+		}
 		last = hex.EncodeToString(e.GetArtifactUploaded().GetSha256())
 		return nil
 	})

@@ -116,7 +116,14 @@ func (s *Store) CompleteUpload(ctx context.Context, name, id string, parts []Par
 		}
 		in.MultipartUpload.Parts = append(in.MultipartUpload.Parts, types.CompletedPart{PartNumber: aws.Int32(int32(p.Number)), ETag: aws.String(p.ETag)})
 	}
-	if _, err := o.client.CompleteMultipartUpload(ctx, in); err != nil {
+	_, err = o.client.ListParts(ctx, &s3.ListPartsInput{Bucket: o.bucket, Key: o.key, UploadId: &upload, MaxParts: aws.Int32(1)})
+	if err == nil {
+		if err := record(Written{Replacing: true, Unread: true}); err != nil {
+			return err
+		}
+		_, err = o.client.CompleteMultipartUpload(ctx, in)
+	}
+	if err != nil {
 		if is, markErr := o.isOf(ctx, mark); markErr != nil || !is || !isNoSuchUpload(err) {
 			return s3Error("complete the upload of", name, errors.Join(err, markErr))
 		}

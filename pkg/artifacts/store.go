@@ -81,15 +81,21 @@ func (s *Store) ready(ctx context.Context, write bool) error {
 	return nil
 }
 
-// Written says what was stored.
+// Written says what is stored.
 type Written struct {
 	Size   int64 // bytes
 	SHA256 [sha256.Size]byte
+	// Replacing says that the bytes are not there yet, and other bytes are or may
+	// be.
+	Replacing bool
+	// Unread says that Size and SHA256 are not known yet.
+	Unread bool
 }
 
 // Write stores what r holds at name, whole or not at all; what r ends with other
 // than io.EOF is the client's fault. record is called once it is there, on a file
-// system also after a power failure; its error is returned as it is. One of code
+// system also after a power failure; and before that, with Replacing, where
+// another may be replaced. Its error is returned as it is. One of code
 // RESOURCE_DOES_NOT_EXIST says that whose artifact it is has been purged: then it
 // is removed again.
 func (s *Store) Write(ctx context.Context, name string, r io.Reader, record func(Written) error) error {
@@ -107,14 +113,25 @@ func (s *Store) Write(ctx context.Context, name string, r io.Reader, record func
 		}
 		return storeError("write", name, err)
 	}
+	written := Written{Size: size, SHA256: [sha256.Size]byte(digest.Sum(nil))}
 	defer s.lock(name)()
-	if err := up.commit(); err != nil {
+	err = up.commit(false)
+	if errors.Is(err, errThere) {
+		replacing := written
+		replacing.Replacing = true
+		if err := record(replacing); err != nil {
+			up.abort()
+			return err
+		}
+		err = up.commit(true)
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			return brokenUpload(name, errors.Join(err, ctx.Err()))
 		}
 		return storeError("write", name, err)
 	}
-	return s.recorded(ctx, name, record(Written{Size: size, SHA256: [sha256.Size]byte(digest.Sum(nil))}))
+	return s.recorded(ctx, name, record(written))
 }
 
 // recorded returns what recording a new artifact has returned, and removes the

@@ -236,6 +236,7 @@ type Event struct {
 	//	*Event_ArtifactUploaded
 	//	*Event_ArtifactsDeleted
 	//	*Event_ArtifactsPurged
+	//	*Event_ArtifactReplacementBegun
 	//	*Event_WebhookCreated
 	//	*Event_WebhookUpdated
 	//	*Event_WebhookDeleted
@@ -666,6 +667,15 @@ func (x *Event) GetArtifactsPurged() *ArtifactsPurged {
 	return nil
 }
 
+func (x *Event) GetArtifactReplacementBegun() *ArtifactReplacementBegun {
+	if x != nil {
+		if x, ok := x.Data.(*Event_ArtifactReplacementBegun); ok {
+			return x.ArtifactReplacementBegun
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetWebhookCreated() *WebhookCreated {
 	if x != nil {
 		if x, ok := x.Data.(*Event_WebhookCreated); ok {
@@ -928,6 +938,10 @@ type Event_ArtifactsPurged struct {
 	ArtifactsPurged *ArtifactsPurged `protobuf:"bytes,72,opt,name=artifacts_purged,json=artifactsPurged,proto3,oneof"`
 }
 
+type Event_ArtifactReplacementBegun struct {
+	ArtifactReplacementBegun *ArtifactReplacementBegun `protobuf:"bytes,73,opt,name=artifact_replacement_begun,json=artifactReplacementBegun,proto3,oneof"`
+}
+
 type Event_WebhookCreated struct {
 	WebhookCreated *WebhookCreated `protobuf:"bytes,80,opt,name=webhook_created,json=webhookCreated,proto3,oneof"`
 }
@@ -1051,6 +1065,8 @@ func (*Event_ArtifactUploaded) isEvent_Data() {}
 func (*Event_ArtifactsDeleted) isEvent_Data() {}
 
 func (*Event_ArtifactsPurged) isEvent_Data() {}
+
+func (*Event_ArtifactReplacementBegun) isEvent_Data() {}
 
 func (*Event_WebhookCreated) isEvent_Data() {}
 
@@ -4404,6 +4420,77 @@ func (x *ArtifactUploaded) GetContentType() string {
 	return ""
 }
 
+// ArtifactReplacementBegun says that the bytes of an artifact are about to be put
+// where others are or may be. Its end is an ArtifactUploaded of the same path;
+// without one, for example since a process was killed, either may be in the store.
+type ArtifactReplacementBegun struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // in the store
+	RunId         string                 `protobuf:"bytes,2,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	ModelId       string                 `protobuf:"bytes,3,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
+	Sha256        []byte                 `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"` // of the new bytes; empty when it is not known yet
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArtifactReplacementBegun) Reset() {
+	*x = ArtifactReplacementBegun{}
+	mi := &file_events_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArtifactReplacementBegun) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArtifactReplacementBegun) ProtoMessage() {}
+
+func (x *ArtifactReplacementBegun) ProtoReflect() protoreflect.Message {
+	mi := &file_events_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArtifactReplacementBegun.ProtoReflect.Descriptor instead.
+func (*ArtifactReplacementBegun) Descriptor() ([]byte, []int) {
+	return file_events_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *ArtifactReplacementBegun) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ArtifactReplacementBegun) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *ArtifactReplacementBegun) GetModelId() string {
+	if x != nil {
+		return x.ModelId
+	}
+	return ""
+}
+
+func (x *ArtifactReplacementBegun) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
 // ArtifactsDeleted says which artifacts of one owner are removed from the store,
 // just before they are.
 type ArtifactsDeleted struct {
@@ -4417,7 +4504,7 @@ type ArtifactsDeleted struct {
 
 func (x *ArtifactsDeleted) Reset() {
 	*x = ArtifactsDeleted{}
-	mi := &file_events_proto_msgTypes[54]
+	mi := &file_events_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4429,7 +4516,7 @@ func (x *ArtifactsDeleted) String() string {
 func (*ArtifactsDeleted) ProtoMessage() {}
 
 func (x *ArtifactsDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[54]
+	mi := &file_events_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4442,7 +4529,7 @@ func (x *ArtifactsDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArtifactsDeleted.ProtoReflect.Descriptor instead.
 func (*ArtifactsDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{54}
+	return file_events_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ArtifactsDeleted) GetRunId() string {
@@ -4483,7 +4570,7 @@ type WebhookCreated struct {
 
 func (x *WebhookCreated) Reset() {
 	*x = WebhookCreated{}
-	mi := &file_events_proto_msgTypes[55]
+	mi := &file_events_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4495,7 +4582,7 @@ func (x *WebhookCreated) String() string {
 func (*WebhookCreated) ProtoMessage() {}
 
 func (x *WebhookCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[55]
+	mi := &file_events_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4508,7 +4595,7 @@ func (x *WebhookCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebhookCreated.ProtoReflect.Descriptor instead.
 func (*WebhookCreated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{55}
+	return file_events_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *WebhookCreated) GetWebhookId() string {
@@ -4576,7 +4663,7 @@ type WebhookUpdated struct {
 
 func (x *WebhookUpdated) Reset() {
 	*x = WebhookUpdated{}
-	mi := &file_events_proto_msgTypes[56]
+	mi := &file_events_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4588,7 +4675,7 @@ func (x *WebhookUpdated) String() string {
 func (*WebhookUpdated) ProtoMessage() {}
 
 func (x *WebhookUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[56]
+	mi := &file_events_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4601,7 +4688,7 @@ func (x *WebhookUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebhookUpdated.ProtoReflect.Descriptor instead.
 func (*WebhookUpdated) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{56}
+	return file_events_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *WebhookUpdated) GetWebhookId() string {
@@ -4662,7 +4749,7 @@ type WebhookDeleted struct {
 
 func (x *WebhookDeleted) Reset() {
 	*x = WebhookDeleted{}
-	mi := &file_events_proto_msgTypes[57]
+	mi := &file_events_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4674,7 +4761,7 @@ func (x *WebhookDeleted) String() string {
 func (*WebhookDeleted) ProtoMessage() {}
 
 func (x *WebhookDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[57]
+	mi := &file_events_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4687,7 +4774,7 @@ func (x *WebhookDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebhookDeleted.ProtoReflect.Descriptor instead.
 func (*WebhookDeleted) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{57}
+	return file_events_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *WebhookDeleted) GetWebhookId() string {
@@ -4714,7 +4801,7 @@ type RegisteredModelRestored struct {
 
 func (x *RegisteredModelRestored) Reset() {
 	*x = RegisteredModelRestored{}
-	mi := &file_events_proto_msgTypes[58]
+	mi := &file_events_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4726,7 +4813,7 @@ func (x *RegisteredModelRestored) String() string {
 func (*RegisteredModelRestored) ProtoMessage() {}
 
 func (x *RegisteredModelRestored) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[58]
+	mi := &file_events_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4739,7 +4826,7 @@ func (x *RegisteredModelRestored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredModelRestored.ProtoReflect.Descriptor instead.
 func (*RegisteredModelRestored) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{58}
+	return file_events_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RegisteredModelRestored) GetName() string {
@@ -4806,7 +4893,7 @@ type ModelVersionRestored struct {
 
 func (x *ModelVersionRestored) Reset() {
 	*x = ModelVersionRestored{}
-	mi := &file_events_proto_msgTypes[59]
+	mi := &file_events_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4818,7 +4905,7 @@ func (x *ModelVersionRestored) String() string {
 func (*ModelVersionRestored) ProtoMessage() {}
 
 func (x *ModelVersionRestored) ProtoReflect() protoreflect.Message {
-	mi := &file_events_proto_msgTypes[59]
+	mi := &file_events_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4831,7 +4918,7 @@ func (x *ModelVersionRestored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersionRestored.ProtoReflect.Descriptor instead.
 func (*ModelVersionRestored) Descriptor() ([]byte, []int) {
-	return file_events_proto_rawDescGZIP(), []int{59}
+	return file_events_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ModelVersionRestored) GetName() string {
@@ -4922,7 +5009,7 @@ var File_events_proto protoreflect.FileDescriptor
 
 const file_events_proto_rawDesc = "" +
 	"\n" +
-	"\fevents.proto\x12\x13runledger.events.v1\"\x85$\n" +
+	"\fevents.proto\x12\x13runledger.events.v1\"\xf4$\n" +
 	"\x05Event\x12B\n" +
 	"\vrun_created\x18\x01 \x01(\v2\x1f.runledger.events.v1.RunCreatedH\x00R\n" +
 	"runCreated\x12B\n" +
@@ -4971,7 +5058,8 @@ const file_events_proto_rawDesc = "" +
 	"\x13logged_model_purged\x18B \x01(\v2&.runledger.events.v1.LoggedModelPurgedH\x00R\x11loggedModelPurged\x12T\n" +
 	"\x11artifact_uploaded\x18F \x01(\v2%.runledger.events.v1.ArtifactUploadedH\x00R\x10artifactUploaded\x12T\n" +
 	"\x11artifacts_deleted\x18G \x01(\v2%.runledger.events.v1.ArtifactsDeletedH\x00R\x10artifactsDeleted\x12Q\n" +
-	"\x10artifacts_purged\x18H \x01(\v2$.runledger.events.v1.ArtifactsPurgedH\x00R\x0fartifactsPurged\x12N\n" +
+	"\x10artifacts_purged\x18H \x01(\v2$.runledger.events.v1.ArtifactsPurgedH\x00R\x0fartifactsPurged\x12m\n" +
+	"\x1aartifact_replacement_begun\x18I \x01(\v2-.runledger.events.v1.ArtifactReplacementBegunH\x00R\x18artifactReplacementBegun\x12N\n" +
 	"\x0fwebhook_created\x18P \x01(\v2#.runledger.events.v1.WebhookCreatedH\x00R\x0ewebhookCreated\x12N\n" +
 	"\x0fwebhook_updated\x18Q \x01(\v2#.runledger.events.v1.WebhookUpdatedH\x00R\x0ewebhookUpdated\x12N\n" +
 	"\x0fwebhook_deleted\x18R \x01(\v2#.runledger.events.v1.WebhookDeletedH\x00R\x0ewebhookDeleted\x12j\n" +
@@ -5227,7 +5315,12 @@ const file_events_proto_rawDesc = "" +
 	"\rartifact_path\x18\x04 \x01(\tR\fartifactPath\x12\x12\n" +
 	"\x04size\x18\x05 \x01(\x03R\x04size\x12\x16\n" +
 	"\x06sha256\x18\x06 \x01(\fR\x06sha256\x12!\n" +
-	"\fcontent_type\x18\a \x01(\tR\vcontentType\"Z\n" +
+	"\fcontent_type\x18\a \x01(\tR\vcontentType\"x\n" +
+	"\x18ArtifactReplacementBegun\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x15\n" +
+	"\x06run_id\x18\x02 \x01(\tR\x05runId\x12\x19\n" +
+	"\bmodel_id\x18\x03 \x01(\tR\amodelId\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\fR\x06sha256\"Z\n" +
 	"\x10ArtifactsDeleted\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x19\n" +
 	"\bmodel_id\x18\x02 \x01(\tR\amodelId\x12\x14\n" +
@@ -5310,7 +5403,7 @@ func file_events_proto_rawDescGZIP() []byte {
 }
 
 var file_events_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_events_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
+var file_events_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_events_proto_goTypes = []any{
 	(RunStatus)(0),                      // 0: runledger.events.v1.RunStatus
 	(ApprovalStatus)(0),                 // 1: runledger.events.v1.ApprovalStatus
@@ -5369,12 +5462,13 @@ var file_events_proto_goTypes = []any{
 	(*LoggedModelPurged)(nil),           // 54: runledger.events.v1.LoggedModelPurged
 	(*ArtifactsPurged)(nil),             // 55: runledger.events.v1.ArtifactsPurged
 	(*ArtifactUploaded)(nil),            // 56: runledger.events.v1.ArtifactUploaded
-	(*ArtifactsDeleted)(nil),            // 57: runledger.events.v1.ArtifactsDeleted
-	(*WebhookCreated)(nil),              // 58: runledger.events.v1.WebhookCreated
-	(*WebhookUpdated)(nil),              // 59: runledger.events.v1.WebhookUpdated
-	(*WebhookDeleted)(nil),              // 60: runledger.events.v1.WebhookDeleted
-	(*RegisteredModelRestored)(nil),     // 61: runledger.events.v1.RegisteredModelRestored
-	(*ModelVersionRestored)(nil),        // 62: runledger.events.v1.ModelVersionRestored
+	(*ArtifactReplacementBegun)(nil),    // 57: runledger.events.v1.ArtifactReplacementBegun
+	(*ArtifactsDeleted)(nil),            // 58: runledger.events.v1.ArtifactsDeleted
+	(*WebhookCreated)(nil),              // 59: runledger.events.v1.WebhookCreated
+	(*WebhookUpdated)(nil),              // 60: runledger.events.v1.WebhookUpdated
+	(*WebhookDeleted)(nil),              // 61: runledger.events.v1.WebhookDeleted
+	(*RegisteredModelRestored)(nil),     // 62: runledger.events.v1.RegisteredModelRestored
+	(*ModelVersionRestored)(nil),        // 63: runledger.events.v1.ModelVersionRestored
 }
 var file_events_proto_depIdxs = []int32{
 	6,  // 0: runledger.events.v1.Event.run_created:type_name -> runledger.events.v1.RunCreated
@@ -5417,50 +5511,51 @@ var file_events_proto_depIdxs = []int32{
 	53, // 37: runledger.events.v1.Event.logged_model_deleted:type_name -> runledger.events.v1.LoggedModelDeleted
 	54, // 38: runledger.events.v1.Event.logged_model_purged:type_name -> runledger.events.v1.LoggedModelPurged
 	56, // 39: runledger.events.v1.Event.artifact_uploaded:type_name -> runledger.events.v1.ArtifactUploaded
-	57, // 40: runledger.events.v1.Event.artifacts_deleted:type_name -> runledger.events.v1.ArtifactsDeleted
+	58, // 40: runledger.events.v1.Event.artifacts_deleted:type_name -> runledger.events.v1.ArtifactsDeleted
 	55, // 41: runledger.events.v1.Event.artifacts_purged:type_name -> runledger.events.v1.ArtifactsPurged
-	58, // 42: runledger.events.v1.Event.webhook_created:type_name -> runledger.events.v1.WebhookCreated
-	59, // 43: runledger.events.v1.Event.webhook_updated:type_name -> runledger.events.v1.WebhookUpdated
-	60, // 44: runledger.events.v1.Event.webhook_deleted:type_name -> runledger.events.v1.WebhookDeleted
-	61, // 45: runledger.events.v1.Event.registered_model_restored:type_name -> runledger.events.v1.RegisteredModelRestored
-	62, // 46: runledger.events.v1.Event.model_version_restored:type_name -> runledger.events.v1.ModelVersionRestored
-	42, // 47: runledger.events.v1.Event.gate_set:type_name -> runledger.events.v1.GateSet
-	43, // 48: runledger.events.v1.Event.gate_deleted:type_name -> runledger.events.v1.GateDeleted
-	44, // 49: runledger.events.v1.Event.promotion_refused:type_name -> runledger.events.v1.PromotionRefused
-	45, // 50: runledger.events.v1.Event.approval_set:type_name -> runledger.events.v1.ApprovalSet
-	46, // 51: runledger.events.v1.Event.evaluation_recorded:type_name -> runledger.events.v1.EvaluationRecorded
-	4,  // 52: runledger.events.v1.RunCreated.tags:type_name -> runledger.events.v1.Tag
-	0,  // 53: runledger.events.v1.RunUpdated.status:type_name -> runledger.events.v1.RunStatus
-	5,  // 54: runledger.events.v1.RunParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
-	4,  // 55: runledger.events.v1.RunTagsSet.tags:type_name -> runledger.events.v1.Tag
-	15, // 56: runledger.events.v1.MetricsLogged.links:type_name -> runledger.events.v1.MetricLink
-	17, // 57: runledger.events.v1.RunInputsLogged.datasets:type_name -> runledger.events.v1.DatasetInput
-	4,  // 58: runledger.events.v1.DatasetInput.tags:type_name -> runledger.events.v1.Tag
-	19, // 59: runledger.events.v1.RunOutputsLogged.models:type_name -> runledger.events.v1.ModelOutput
-	4,  // 60: runledger.events.v1.ExperimentCreated.tags:type_name -> runledger.events.v1.Tag
-	4,  // 61: runledger.events.v1.ExperimentTagSet.tag:type_name -> runledger.events.v1.Tag
-	4,  // 62: runledger.events.v1.RegisteredModelCreated.tags:type_name -> runledger.events.v1.Tag
-	4,  // 63: runledger.events.v1.RegisteredModelTagSet.tag:type_name -> runledger.events.v1.Tag
-	4,  // 64: runledger.events.v1.ModelVersionCreated.tags:type_name -> runledger.events.v1.Tag
-	4,  // 65: runledger.events.v1.ModelVersionTagSet.tag:type_name -> runledger.events.v1.Tag
-	41, // 66: runledger.events.v1.GateSet.target:type_name -> runledger.events.v1.PromotionTarget
-	4,  // 67: runledger.events.v1.GateSet.required_tags:type_name -> runledger.events.v1.Tag
-	41, // 68: runledger.events.v1.GateDeleted.target:type_name -> runledger.events.v1.PromotionTarget
-	41, // 69: runledger.events.v1.PromotionRefused.target:type_name -> runledger.events.v1.PromotionTarget
-	1,  // 70: runledger.events.v1.ApprovalSet.status:type_name -> runledger.events.v1.ApprovalStatus
-	47, // 71: runledger.events.v1.EvaluationRecorded.metrics:type_name -> runledger.events.v1.EvaluationMetric
-	5,  // 72: runledger.events.v1.LoggedModelCreated.parameters:type_name -> runledger.events.v1.Parameter
-	4,  // 73: runledger.events.v1.LoggedModelCreated.tags:type_name -> runledger.events.v1.Tag
-	2,  // 74: runledger.events.v1.LoggedModelFinalized.status:type_name -> runledger.events.v1.LoggedModelStatus
-	5,  // 75: runledger.events.v1.LoggedModelParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
-	4,  // 76: runledger.events.v1.LoggedModelTagsSet.tags:type_name -> runledger.events.v1.Tag
-	4,  // 77: runledger.events.v1.RegisteredModelRestored.tags:type_name -> runledger.events.v1.Tag
-	4,  // 78: runledger.events.v1.ModelVersionRestored.tags:type_name -> runledger.events.v1.Tag
-	79, // [79:79] is the sub-list for method output_type
-	79, // [79:79] is the sub-list for method input_type
-	79, // [79:79] is the sub-list for extension type_name
-	79, // [79:79] is the sub-list for extension extendee
-	0,  // [0:79] is the sub-list for field type_name
+	57, // 42: runledger.events.v1.Event.artifact_replacement_begun:type_name -> runledger.events.v1.ArtifactReplacementBegun
+	59, // 43: runledger.events.v1.Event.webhook_created:type_name -> runledger.events.v1.WebhookCreated
+	60, // 44: runledger.events.v1.Event.webhook_updated:type_name -> runledger.events.v1.WebhookUpdated
+	61, // 45: runledger.events.v1.Event.webhook_deleted:type_name -> runledger.events.v1.WebhookDeleted
+	62, // 46: runledger.events.v1.Event.registered_model_restored:type_name -> runledger.events.v1.RegisteredModelRestored
+	63, // 47: runledger.events.v1.Event.model_version_restored:type_name -> runledger.events.v1.ModelVersionRestored
+	42, // 48: runledger.events.v1.Event.gate_set:type_name -> runledger.events.v1.GateSet
+	43, // 49: runledger.events.v1.Event.gate_deleted:type_name -> runledger.events.v1.GateDeleted
+	44, // 50: runledger.events.v1.Event.promotion_refused:type_name -> runledger.events.v1.PromotionRefused
+	45, // 51: runledger.events.v1.Event.approval_set:type_name -> runledger.events.v1.ApprovalSet
+	46, // 52: runledger.events.v1.Event.evaluation_recorded:type_name -> runledger.events.v1.EvaluationRecorded
+	4,  // 53: runledger.events.v1.RunCreated.tags:type_name -> runledger.events.v1.Tag
+	0,  // 54: runledger.events.v1.RunUpdated.status:type_name -> runledger.events.v1.RunStatus
+	5,  // 55: runledger.events.v1.RunParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
+	4,  // 56: runledger.events.v1.RunTagsSet.tags:type_name -> runledger.events.v1.Tag
+	15, // 57: runledger.events.v1.MetricsLogged.links:type_name -> runledger.events.v1.MetricLink
+	17, // 58: runledger.events.v1.RunInputsLogged.datasets:type_name -> runledger.events.v1.DatasetInput
+	4,  // 59: runledger.events.v1.DatasetInput.tags:type_name -> runledger.events.v1.Tag
+	19, // 60: runledger.events.v1.RunOutputsLogged.models:type_name -> runledger.events.v1.ModelOutput
+	4,  // 61: runledger.events.v1.ExperimentCreated.tags:type_name -> runledger.events.v1.Tag
+	4,  // 62: runledger.events.v1.ExperimentTagSet.tag:type_name -> runledger.events.v1.Tag
+	4,  // 63: runledger.events.v1.RegisteredModelCreated.tags:type_name -> runledger.events.v1.Tag
+	4,  // 64: runledger.events.v1.RegisteredModelTagSet.tag:type_name -> runledger.events.v1.Tag
+	4,  // 65: runledger.events.v1.ModelVersionCreated.tags:type_name -> runledger.events.v1.Tag
+	4,  // 66: runledger.events.v1.ModelVersionTagSet.tag:type_name -> runledger.events.v1.Tag
+	41, // 67: runledger.events.v1.GateSet.target:type_name -> runledger.events.v1.PromotionTarget
+	4,  // 68: runledger.events.v1.GateSet.required_tags:type_name -> runledger.events.v1.Tag
+	41, // 69: runledger.events.v1.GateDeleted.target:type_name -> runledger.events.v1.PromotionTarget
+	41, // 70: runledger.events.v1.PromotionRefused.target:type_name -> runledger.events.v1.PromotionTarget
+	1,  // 71: runledger.events.v1.ApprovalSet.status:type_name -> runledger.events.v1.ApprovalStatus
+	47, // 72: runledger.events.v1.EvaluationRecorded.metrics:type_name -> runledger.events.v1.EvaluationMetric
+	5,  // 73: runledger.events.v1.LoggedModelCreated.parameters:type_name -> runledger.events.v1.Parameter
+	4,  // 74: runledger.events.v1.LoggedModelCreated.tags:type_name -> runledger.events.v1.Tag
+	2,  // 75: runledger.events.v1.LoggedModelFinalized.status:type_name -> runledger.events.v1.LoggedModelStatus
+	5,  // 76: runledger.events.v1.LoggedModelParametersLogged.parameters:type_name -> runledger.events.v1.Parameter
+	4,  // 77: runledger.events.v1.LoggedModelTagsSet.tags:type_name -> runledger.events.v1.Tag
+	4,  // 78: runledger.events.v1.RegisteredModelRestored.tags:type_name -> runledger.events.v1.Tag
+	4,  // 79: runledger.events.v1.ModelVersionRestored.tags:type_name -> runledger.events.v1.Tag
+	80, // [80:80] is the sub-list for method output_type
+	80, // [80:80] is the sub-list for method input_type
+	80, // [80:80] is the sub-list for extension type_name
+	80, // [80:80] is the sub-list for extension extendee
+	0,  // [0:80] is the sub-list for field type_name
 }
 
 func init() { file_events_proto_init() }
@@ -5511,6 +5606,7 @@ func file_events_proto_init() {
 		(*Event_ArtifactUploaded)(nil),
 		(*Event_ArtifactsDeleted)(nil),
 		(*Event_ArtifactsPurged)(nil),
+		(*Event_ArtifactReplacementBegun)(nil),
 		(*Event_WebhookCreated)(nil),
 		(*Event_WebhookUpdated)(nil),
 		(*Event_WebhookDeleted)(nil),
@@ -5531,14 +5627,14 @@ func file_events_proto_init() {
 		(*ArtifactsPurged_RunId)(nil),
 		(*ArtifactsPurged_ModelId)(nil),
 	}
-	file_events_proto_msgTypes[56].OneofWrappers = []any{}
+	file_events_proto_msgTypes[57].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_events_proto_rawDesc), len(file_events_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   60,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

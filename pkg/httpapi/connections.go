@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -75,13 +74,11 @@ func (l *connections) Accept() (net.Conn, error) {
 		}
 		c := &connection{Conn: accepted, owner: l, from: ClientAddress(accepted.RemoteAddr().String()), idle: time.Now()}
 		taken, err := l.take(c)
-		if err != nil || !taken {
-			err = errors.Join(err, accepted.Close())
-		}
-		switch {
-		case taken:
+		if taken {
 			return c, nil
-		case err != nil:
+		}
+		_ = accepted.Close() // its client may have gone; the others must be accepted
+		if err != nil {
 			return nil, err
 		}
 	}

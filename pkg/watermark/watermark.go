@@ -1,7 +1,9 @@
 // Package watermark lets a reader wait until the projector has put into the
 // tables what the reader's client has already been promised. The projector
 // announces its watermarks on core NATS; a reader that is ahead of them asks
-// for a flush and waits.
+// for a flush and waits. What else readers and projectors have to tell each other
+// about the tables goes the same way: that they seem damaged, and that they are
+// about to be replaced.
 package watermark
 
 import (

@@ -29,10 +29,10 @@ func (s *Service) RecordArtifact(c echo.Context, experimentID, owner string, e *
 	_, subject := s.log.ArtifactSubject(cmp.Or(experimentID, events.NoOwner), owner)
 	shard := s.shardOf(owner)
 	lane, expect := shard.lane, anything
-	switch uploaded := e.GetArtifactUploaded() != nil; {
-	case uploaded && events.ValidRunID(owner):
+	switch adds := e.GetArtifactsDeleted() == nil; {
+	case adds && events.ValidRunID(owner):
 		expect = shard.expectKept
-	case uploaded && events.ValidLoggedModelID(owner):
+	case adds && events.ValidLoggedModelID(owner):
 		lane, expect = s.models.lane(owner), s.models.expectKept
 	}
 	pos, err := lane.Do(ctx, func(ctx context.Context, b *eventlog.Batch) error {

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -206,23 +208,110 @@ func TestDigestsAreThoseOfTheLog(t *testing.T) {
 			sum := bytes.Repeat([]byte{fill}, sha256.Size)
 			record(experiment, owner, &events.Event{Data: &events.Event_ArtifactUploaded{ArtifactUploaded: &events.ArtifactUploaded{Path: dir + name, Sha256: sum}}})
 		}
-		want := func(name string, fill byte, known bool) {
+		begin := func(name string, fill ...byte) {
 			t.Helper()
-			got, ok, err := digests.Of(t.Context(), dir+name)
-			if ok != known || err != nil || ok && got != [sha256.Size]byte(bytes.Repeat([]byte{fill}, sha256.Size)) {
-				t.Errorf("%s: %x, %v, %v", dir+name, got, ok, err)
+			sum := bytes.Repeat(fill, sha256.Size)
+			record(experiment, owner, &events.Event{Data: &events.Event_ArtifactReplacementBegun{ArtifactReplacementBegun: &events.ArtifactReplacementBegun{Path: dir + name, Sha256: sum}}})
+		}
+		want := func(name string, fill ...byte) {
+			t.Helper()
+			var sums artifacts.Sums
+			for _, b := range fill {
+				sums = append(sums, [sha256.Size]byte(bytes.Repeat([]byte{b}, sha256.Size)))
+			}
+			if got, err := digests.Of(t.Context(), dir+name); err != nil || !slices.Equal(got, sums) {
+				t.Errorf("%s: %x, %v", dir+name, got, err)
 			}
 		}
-		want("a", 0, false)
+		want("a")
 		upload("a", 1)
 		upload("b", 2)
-		want("a", 1, true)
-		upload("a", 3)
-		want("a", 3, true)
-		want("b", 2, true)
+		want("a", 1)
+		upload("a", 3) // as builds did that recorded no beginning
+		want("a", 3)
+		want("b", 2)
+
+		// A replacement that has not ended may be in the store, or may not.
+		begin("a", 4)
+		want("a", 3, 4)
+		begin("a", 5)
+		upload("a", 5)
+		want("a", 5, 4)
+		upload("a", 4)
+		want("a", 4, 5) // which were put there at the same time
+		begin("a", 6)
+		upload("a", 6)
+		want("a", 6)
+
+		// Of one that found nothing in its place, the end may be recorded last.
+		begin("c", 8)
+		upload("c", 8)
+		upload("c", 7)
+		want("c", 7, 8)
+
+		// The bytes of one in parts are not known before.
+		begin("a")
+		want("a")
+		upload("a", 9)
+		want("a", 9)
+		for i := range byte(20) {
+			begin("a", 100+i)
+		}
+		if sums, err := digests.Of(t.Context(), dir+"a"); err != nil || len(sums) != 17 || sums[16] != [sha256.Size]byte(bytes.Repeat([]byte{119}, sha256.Size)) {
+			t.Errorf("%d sums, %v", len(sums), err)
+		}
+		begin("b", 2)
 		record(experiment, owner, &events.Event{Data: &events.Event_ArtifactsDeleted{ArtifactsDeleted: &events.ArtifactsDeleted{Paths: []string{dir + "b"}}}})
-		want("b", 0, false)
-		want("a", 3, true)
+		want("b")
+	}
+}
+
+// A process that is killed anywhere while it replaces a file leaves the old bytes or
+// the new ones, and these can be read.
+func TestAnInterruptedReplacementLeavesOneOfTheFiles(t *testing.T) {
+	log := openLog(t)
+	store, err := artifacts.OpenStore(t.Context(), "file://"+t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	s, url := startService(t, ingest.Config{Log: log})
+	digests, err := artifacts.NewDigests(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := errors.New("killed")
+	var kill func(*events.Event) bool
+	e := echo.New()
+	artifacts.NewProxy(artifacts.Config{Store: store, Digest: digests.Of, Record: func(c echo.Context, at artifacts.Place, event *events.Event) error {
+		if kill(event) {
+			return killed
+		}
+		return s.RecordArtifact(c, at.ExperimentID, at.Owner(), event)
+	}}).Register(e)
+	run, _ := createRun(t, url, object{})
+	do := func(method, body string) *httptest.ResponseRecorder {
+		answer := httptest.NewRecorder()
+		e.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), method, "/api/2.0/mlflow-artifacts/artifacts/0/"+run+"/artifacts/f", strings.NewReader(body)))
+		return answer
+	}
+	never := func(*events.Event) bool { return false }
+	for _, step := range []struct {
+		body, stays string
+		kill        func(*events.Event) bool
+	}{
+		{"one", "one", func(e *events.Event) bool { return e.GetArtifactUploaded() != nil }}, // the first: nothing is replaced
+		{"two", "two", never},
+		{"three", "two", func(e *events.Event) bool { return e.GetArtifactReplacementBegun() != nil }},
+		{"four", "four", func(e *events.Event) bool { return e.GetArtifactUploaded() != nil }},
+		{"five", "five", func(e *events.Event) bool { return e.GetArtifactUploaded() != nil }},
+		{"six", "six", never},
+	} {
+		kill = step.kill
+		do(http.MethodPut, step.body)
+		if got := do(http.MethodGet, ""); got.Code != http.StatusOK || got.Body.String() != step.stays {
+			t.Errorf("after an upload of %q: %d %q, want %q", step.body, got.Code, got.Body, step.stays)
+		}
 	}
 }
 

@@ -134,7 +134,7 @@ func (f *folder) prepare(records []eventlog.Record) (missing, error) {
 				r.latestKnown = true
 				m.latest = append(m.latest, r)
 			}
-		case *events.Event_ArtifactUploaded, *events.Event_ArtifactsDeleted:
+		case *events.Event_ArtifactUploaded, *events.Event_ArtifactReplacementBegun, *events.Event_ArtifactsDeleted:
 			// Their rows need no state.
 		default:
 			kind, id := entity(rec.Event)
@@ -263,8 +263,8 @@ func (f *folder) fold(rec eventlog.Record) error {
 	switch e := rec.Event.GetData().(type) {
 	case *events.Event_RunCreated, *events.Event_RunUpdated, *events.Event_RunParametersLogged, *events.Event_RunTagsSet,
 		*events.Event_RunTagDeleted, *events.Event_RunDeleted, *events.Event_RunRestored, *events.Event_MetricsLogged,
-		*events.Event_RunInputsLogged, *events.Event_RunOutputsLogged, *events.Event_ArtifactUploaded, *events.Event_ArtifactsDeleted,
-		*events.Event_RunPurged, *events.Event_ArtifactsPurged:
+		*events.Event_RunInputsLogged, *events.Event_RunOutputsLogged, *events.Event_ArtifactUploaded, *events.Event_ArtifactReplacementBegun,
+		*events.Event_ArtifactsDeleted, *events.Event_RunPurged, *events.Event_ArtifactsPurged:
 		return unprojectable(rec, "it belongs on a stream of runs")
 	case *events.Event_ExperimentCreated:
 		return f.foldExperiment(rec, func(x *experiment) {
@@ -386,6 +386,8 @@ func (f *folder) foldRun(rec eventlog.Record) error {
 		return f.foldOutputs(rec, e.RunOutputsLogged)
 	case *events.Event_ArtifactUploaded:
 		return f.foldUpload(rec, e.ArtifactUploaded)
+	case *events.Event_ArtifactReplacementBegun:
+		return f.foldAudit(rec)
 	case *events.Event_ArtifactsDeleted:
 		return f.foldDeletion(rec, e.ArtifactsDeleted)
 	}
@@ -588,7 +590,7 @@ func entity(e *events.Event) (kind, id string) {
 		GetRunId() string
 		GetModelId() string
 		GetPath() string
-	}: // ArtifactUploaded
+	}: // ArtifactUploaded, ArtifactReplacementBegun
 		return entityOfArtifact(data.GetRunId(), data.GetModelId(), data.GetPath())
 	case interface {
 		GetRunId() string

@@ -461,7 +461,13 @@ func (w *world) history(t *rapid.T) []entry {
 				RunId: run, Models: []*events.ModelOutput{{ModelId: models[0], Step: step}, {ModelId: models[1]}},
 			}}})
 		case 21, 22:
-			out = append(out, w.artifact(run, models[0], value, rapid.SampledFrom([]string{"", "run", "model"}).Draw(t, "owner"), kind == 22))
+			change := w.artifact(run, models[0], value, rapid.SampledFrom([]string{"", "run", "model"}).Draw(t, "owner"), kind == 22)
+			if u := change.event.GetArtifactUploaded(); u != nil && rapid.Bool().Draw(t, "replaces") {
+				out = append(out, entry{change.stream, change.subject, &events.Event{Data: &events.Event_ArtifactReplacementBegun{
+					ArtifactReplacementBegun: &events.ArtifactReplacementBegun{Path: u.GetPath(), RunId: u.GetRunId(), ModelId: u.GetModelId(), Sha256: u.GetSha256()},
+				}}})
+			}
+			out = append(out, change)
 		default:
 			out = append(out, w.logged(run, rapid.SliceOfN(draw, 1, 12).Draw(t, "points")...))
 		}

@@ -179,16 +179,14 @@ func (f *freshness) await(ec echo.Context, places ...eventlog.Position) (fresh b
 		return false, err
 	}
 	var late []eventlog.Position // how far the tables are that are behind
-	marks := make([]string, len(places))
+	reached := make([]eventlog.Position, len(places))
 	for i, p := range places {
-		at := f.reader.Watermark(p.Stream)
-		if at < p.Seq {
-			late = append(late, eventlog.Position{Stream: p.Stream, Seq: at})
+		reached[i] = eventlog.Position{Stream: p.Stream, Seq: f.reader.Watermark(p.Stream)}
+		if reached[i].Seq < p.Seq {
+			late = append(late, reached[i])
 		}
-		marks[i] = fmt.Sprintf("%s=%d", p.Stream, at)
 	}
-	slices.Sort(marks)
-	ec.Response().Header().Set(httpapi.HeaderWatermark, strings.Join(marks, ", "))
+	tellWatermark(ec, reached)
 	switch {
 	case behind == nil:
 		return true, nil
@@ -204,6 +202,16 @@ func (f *freshness) await(ec echo.Context, places ...eventlog.Position) (fresh b
 	}
 	httpapi.TellStale(ec, age)
 	return false, nil
+}
+
+// tellWatermark says in an answer up to where of the log it is.
+func tellWatermark(ec echo.Context, places []eventlog.Position) {
+	marks := make([]string, len(places))
+	for i, p := range places {
+		marks[i] = fmt.Sprintf("%s=%d", p.Stream, p.Seq)
+	}
+	slices.Sort(marks)
+	ec.Response().Header().Set(httpapi.HeaderWatermark, strings.Join(marks, ", "))
 }
 
 // age returns how long ago the first event was logged that tables which are at

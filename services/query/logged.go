@@ -3,7 +3,6 @@ package query
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -14,7 +13,6 @@ import (
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/fold"
-	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
@@ -77,23 +75,11 @@ func (s *Service) answerExperiment(ec echo.Context, find func(*fold.Experiments)
 	if err != nil {
 		return err
 	}
-	tellLogged(ec, at)
+	tellWatermark(ec, []eventlog.Position{at})
 	if found == nil {
 		return notFound
 	}
 	return mlflow.WriteJSON(ec.Response(), mlflow.ExperimentResponse{Experiment: *found})
-}
-
-// tellLogged says in an answer up to where of the log it is.
-func tellLogged(ec echo.Context, places ...eventlog.Position) {
-	marks := ""
-	for _, p := range places {
-		if marks != "" {
-			marks += ", "
-		}
-		marks += fmt.Sprintf("%s=%d", p.Stream, p.Seq)
-	}
-	ec.Response().Header().Set(httpapi.HeaderWatermark, marks)
 }
 
 // loggedRun is the fold of all events of a run.
@@ -219,6 +205,6 @@ func (s *Service) answerLogged(ec echo.Context, experimentID, id string, at even
 	if err != nil {
 		return false, err
 	}
-	tellLogged(ec, experimentsAt, at)
+	tellWatermark(ec, []eventlog.Position{experimentsAt, at})
 	return true, mlflow.WriteJSON(ec.Response(), mlflow.RunResponse{Run: run})
 }

@@ -212,6 +212,7 @@ def test_uploads_are_on_record(api: Api, client: MlflowClient, run: str) -> None
     assert [e["type"] for e in trail if "artifact" in e["type"]] == [
         "runledger.artifact_uploaded",
         "runledger.artifact_uploaded",
+        "runledger.artifact_replacement_begun",
         "runledger.artifact_uploaded",
         "runledger.artifacts_deleted",
     ]

@@ -12,13 +12,17 @@ import (
 	"github.com/runledger/runledger/pkg/events"
 )
 
-// artifact folds an upload or a deletion: the last one of a path counts.
+// artifact folds an upload, which a replacement's beginning is not, or a deletion:
+// the last one of a path counts.
 func (f *fold) artifact(rec eventlog.Record) error {
 	var run, model, id string
 	if u := rec.GetArtifactUploaded(); u != nil {
 		run, model, id = u.GetRunId(), u.GetModelId(), u.GetPath()
 		f.tables["artifacts"][artifactKey(run, model, u.GetPath())] = artifactRow(u.GetArtifactPath(), uint64(u.GetSize()), string(u.GetSha256()),
 			u.GetContentType(), rec.Actor, rec.Time, events.Shard(owner(run, model), f.shards), rec.Seq)
+	}
+	if b := rec.GetArtifactReplacementBegun(); b != nil {
+		run, model, id = b.GetRunId(), b.GetModelId(), b.GetPath()
 	}
 	if d := rec.GetArtifactsDeleted(); d != nil {
 		run, model, id = d.GetRunId(), d.GetModelId(), d.GetPaths()[0]

@@ -115,7 +115,7 @@ func (f *fold) apply(rec eventlog.Record) error {
 	if m := rec.Event.GetMetricsLogged(); m != nil {
 		return f.metrics(rec, m)
 	}
-	if rec.GetArtifactUploaded() != nil || rec.GetArtifactsDeleted() != nil {
+	if rec.GetArtifactUploaded() != nil || rec.GetArtifactReplacementBegun() != nil || rec.GetArtifactsDeleted() != nil {
 		return f.artifact(rec)
 	}
 	kind, id := subjectOf(rec.Event)
