@@ -2,8 +2,10 @@ package filter_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/runledger/runledger/pkg/filter"
 )
@@ -18,6 +20,7 @@ func TestLimits(t *testing.T) {
 		{"list", "run_id IN (" + repeat("'a'", ",", filter.MaxListValues) + ")", ""},
 		{"list", "run_id IN (" + repeat("'a'", ",", filter.MaxListValues+1) + ")", "more than 2000 values"},
 		{"pattern", "run_id LIKE '" + strings.Repeat("%", filter.MaxPatternBytes) + "'", ""},
+		{"pattern", "run_id LIKE '" + strings.Repeat("_", filter.MaxPatternBytes+1) + "'", "1025 bytes long, the limit is 1024"},
 		{"pattern", "run_id ILIKE '" + strings.Repeat("_", filter.MaxPatternBytes+1) + "'", "1025 bytes long, the limit is 1024"},
 		{"bytes", "params.p = '" + strings.Repeat("a", filter.MaxFilterBytes-13) + "'", ""},
 		{"bytes", "params.p = '" + strings.Repeat("a", filter.MaxFilterBytes-12) + "'", "65537 bytes long, the limit is 65536"},
@@ -32,6 +35,13 @@ func TestLimits(t *testing.T) {
 		}
 	}
 
+	var orders []string
+	for i := range filter.MaxOrders {
+		orders = append(orders, fmt.Sprintf("metrics.m%d", i))
+	}
+	if got, err := filter.ParseRunOrder(orders); err != nil || len(got) != filter.MaxOrders {
+		t.Errorf("order_by: at the limit: %v", err)
+	}
 	if _, err := filter.ParseRunOrder(make([]string, filter.MaxOrders+1)); err == nil || !strings.Contains(err.Error(), "too many") {
 		t.Errorf("order_by: error %v", err)
 	}
@@ -40,14 +50,14 @@ func TestLimits(t *testing.T) {
 func TestMessagesAreShort(t *testing.T) {
 	long := strings.Repeat("é", filter.MaxFilterBytes/4)
 	for _, s := range []string{
-		long, long + ".x = 'a'", "params.p " + long, "params.p = " + long, "run_id IN (" + long + ")",
+		long, "a" + long, long + ".x = 'a'", "params.p " + long, "params.p = " + long, "run_id IN (" + long + ")",
 		long + " = 'a'", "metrics." + long + " = 'a'", "metrics." + long + " LIKE 'a'",
 		"metrics.m > " + long, "params.p " + strings.Repeat("=", len(long)) + " 'a'",
 		"datasets." + long + " = 'a'", "metrics." + long + " IS NULL", "params.a." + long + ".`b` = 'a'",
 	} {
 		_, err := filter.ParseRuns(s)
-		if err == nil || len(err.Error()) > 600 {
-			t.Errorf("%.40q: error of %d bytes", s, len(err.Error()))
+		if err == nil || len(err.Error()) > 600 || !utf8.ValidString(err.Error()) {
+			t.Errorf("%.40q: error of %d bytes: %.600q", s, len(err.Error()), err)
 		}
 	}
 }
