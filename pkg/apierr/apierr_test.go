@@ -50,6 +50,7 @@ func TestCodeOf(t *testing.T) {
 		{"wrapped", fmt.Errorf("folding: %w", notFound), apierr.ResourceDoesNotExist},
 		{"joined", errors.Join(errors.New("x"), notFound), apierr.ResourceDoesNotExist},
 		{"cancelled", fmt.Errorf("x: %w", context.Canceled), apierr.Cancelled},
+		{"coded, for a deadline", apierr.Wrap(context.DeadlineExceeded, apierr.TemporarilyUnavailable, "Try later."), apierr.TemporarilyUnavailable},
 		{"deadline", context.DeadlineExceeded, apierr.DeadlineExceeded},
 		{"unknown", errors.New("dial tcp: refused"), apierr.InternalError},
 	} {
@@ -60,13 +61,28 @@ func TestCodeOf(t *testing.T) {
 }
 
 func TestUnknownErrorLeaksNothing(t *testing.T) {
-	cause := errors.New("password=hunter2")
-	e := apierr.From(cause)
-	if strings.Contains(e.Message, "hunter2") {
-		t.Errorf("message %q shows the cause", e.Message)
+	unknown := errors.New("password=hunter2")
+	for _, cause := range []error{unknown, fmt.Errorf("%w: %w", unknown, context.Canceled), fmt.Errorf("%w: %w", unknown, context.DeadlineExceeded)} {
+		e := apierr.From(cause)
+		if strings.Contains(e.Message, "hunter2") {
+			t.Errorf("message %q shows the cause", e.Message)
+		}
+		if !errors.Is(e, cause) || !strings.Contains(e.Error(), "hunter2") {
+			t.Errorf("the cause is lost for logs: %v", e)
+		}
 	}
-	if !errors.Is(e, cause) || !strings.Contains(e.Error(), "hunter2") {
-		t.Errorf("the cause is lost for logs: %v", e)
+}
+
+// An error that many requests are answered with is not changed for all of them.
+func TestWithRetryAfterIsOfACopy(t *testing.T) {
+	cause := errors.New("cause")
+	shared := apierr.Wrap(cause, apierr.TemporarilyUnavailable, "Try later.")
+	later := shared.WithRetryAfter(time.Minute)
+	if shared.RetryAfter != 0 {
+		t.Errorf("the error asks to wait for %v", shared.RetryAfter)
+	}
+	if later.RetryAfter != time.Minute || later.Code != shared.Code || later.Message != shared.Message || !errors.Is(later, cause) {
+		t.Errorf("the copy is %+v", later)
 	}
 }
 
@@ -81,6 +97,9 @@ func TestIsAndAs(t *testing.T) {
 	}
 	if errors.Is(err, &apierr.Error{Code: apierr.TemporarilyUnavailable, Message: "other"}) {
 		t.Error("another message matches")
+	}
+	if errors.Is(err, &apierr.Error{Code: apierr.RequestLimitExceeded}) || errors.Is(err, &apierr.Error{Code: apierr.RequestLimitExceeded, Message: "Try later."}) {
+		t.Error("another code matches")
 	}
 	e, ok := errors.AsType[*apierr.Error](err)
 	if !ok || e.RetryAfter != time.Second {

@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
@@ -40,6 +41,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"another type", func(m *nats.Msg) { m.Header[events.HeaderType] = []string{"runledger.run_created"} }, events.ErrCorrupt},
 		{"another spec", func(m *nats.Msg) { m.Header[events.HeaderSpecVersion] = []string{"2.0"} }, events.ErrCorrupt},
 		{"no version", func(m *nats.Msg) { m.Header[events.HeaderSchemaVersion] = []string{"x"} }, events.ErrCorrupt},
+		{"version 0", func(m *nats.Msg) { m.Header[events.HeaderSchemaVersion] = []string{"0"} }, events.ErrCorrupt},
 		{"newer version", func(m *nats.Msg) { m.Header[events.HeaderSchemaVersion] = []string{"999"} }, events.ErrUnknownSchema},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -49,6 +51,74 @@ func TestDecodeRefuses(t *testing.T) {
 				t.Errorf("got %v, want %v", err, tc.want)
 			}
 		})
+	}
+}
+
+// What is as large as can be is kept, what is larger by a byte is refused.
+func TestEncodeTakesUpToMaxPayload(t *testing.T) {
+	tags := &events.RunTagsSet{Tags: []*events.Tag{{Key: "k", Value: strings.Repeat("x", events.MaxPayload)}}}
+	e := &events.Event{Data: &events.Event_RunTagsSet{RunTagsSet: tags}}
+	tags.Tags[0].Value = tags.Tags[0].Value[proto.Size(e)-events.MaxPayload:]
+	if _, err := events.Encode("s", fixedAttributes(), e); err != nil {
+		t.Error(err)
+	}
+	tags.Tags[0].Value += "x"
+	if _, err := events.Encode("s", fixedAttributes(), e); !errors.Is(err, events.ErrTooLarge) {
+		t.Errorf("got %v, want ErrTooLarge", err)
+	}
+}
+
+// The time of an event is the same before and after it was in the log, whatever
+// the clock's zone and however finely it counts.
+func TestTimesAreKeptAsTheyAre(t *testing.T) {
+	zone := time.FixedZone("", 3600)
+	want := events.New("s", "ada", time.Date(2026, 11, 23, 12, 34, 56, 789012345, zone))
+	msg, err := events.Encode("s", want, samples()["run_deleted"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, _, err := events.Decode(msg.Header, msg.Data)
+	if err != nil || got != want || got.Time.Nanosecond() != 789012000 || got.Time.Location() != time.UTC {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	msg.Header[events.HeaderTime] = []string{want.Time.In(zone).Format(time.RFC3339Nano)}
+	if got, _, err := events.Decode(msg.Header, msg.Data); err != nil || got != want {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+}
+
+func TestPurgedIsWhatIsGoneForGood(t *testing.T) {
+	for name, e := range samples() {
+		if got, want := events.Purged(e), strings.HasSuffix(name, "_purged"); got != want {
+			t.Errorf("%s: purged is %v", name, got)
+		}
+	}
+}
+
+func TestIdentity(t *testing.T) {
+	p := events.Point{Key: "k", Value: 1, Timestamp: 2, Step: 3}
+	for _, other := range []events.Point{
+		{Key: "K", Value: 1, Timestamp: 2, Step: 3},
+		{Key: "k", Value: -1, Timestamp: 2, Step: 3},
+		{Key: "k", Value: 1, Timestamp: 3, Step: 3},
+		{Key: "k", Value: 1, Timestamp: 2, Step: 2},
+	} {
+		if p.Identity() == other.Identity() {
+			t.Errorf("%+v is the same point as %+v", other, p)
+		}
+	}
+	if events.ValueBits(0) != events.ValueBits(math.Copysign(0, -1)) {
+		t.Error("0 and -0 are two values")
+	}
+	for _, bits := range []uint64{0x7ff8000000000000, 0xfff8000000000000, 0x7ff0000000000001} {
+		nan := math.Float64frombits(bits)
+		if events.ValueBits(nan) != events.ValueBits(math.NaN()) {
+			t.Errorf("the NaN of the bits %x is another value", bits)
+		}
+		kept := events.NewMetricsLogged("r", []events.Point{{Value: nan}}).Values[0]
+		if math.Float64bits(kept) != math.Float64bits(math.NaN()) {
+			t.Errorf("the NaN of the bits %x is kept with those of %x", bits, math.Float64bits(kept))
+		}
 	}
 }
 
@@ -127,7 +197,11 @@ func TestPointsRoundTrip(t *testing.T) {
 				Timestamp: rapid.Int64().Draw(t, "timestamp"),
 				Step:      rapid.Int64().Draw(t, "step"),
 				Link: rapid.SampledFrom([]*events.MetricLink{
-					nil, {ModelId: "m"}, {ModelId: "m", DatasetName: "d"}, {ModelId: "n", DatasetName: "d", DatasetDigest: "1"},
+					nil,
+					{ModelId: "m"},
+					{ModelId: "m", DatasetName: "d"},
+					{ModelId: "n", DatasetName: "d", DatasetDigest: "1"},
+					{ModelId: "n", DatasetName: "d", DatasetDigest: "2"},
 				}).Draw(t, "link"),
 			}
 		}), 0, 200).Draw(t, "points")

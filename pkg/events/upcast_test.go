@@ -25,6 +25,11 @@ func TestUpcastRunsEachStepOnce(t *testing.T) {
 	if len(ran) != 2 || ran[0] != SchemaVersion-2 || ran[1] != SchemaVersion-1 {
 		t.Errorf("ran %v", ran)
 	}
+	failed := errors.New("cannot")
+	steps[SchemaVersion-1] = func(*Event) error { return failed }
+	if err := upcast(steps, SchemaVersion-1, new(Event)); !errors.Is(err, failed) {
+		t.Errorf("a step that fails gave %v", err)
+	}
 	if err := upcast(map[int]func(*Event) error{}, SchemaVersion-1, new(Event)); !errors.Is(err, ErrUnknownSchema) {
 		t.Errorf("a missing step gave %v", err)
 	}

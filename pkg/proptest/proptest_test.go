@@ -3,6 +3,8 @@ package proptest
 import (
 	"flag"
 	"fmt"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +29,7 @@ func (f *failing) FailNow()              { f.failed = true }
 // bounded.
 func TestTheFirstFailureIsToldAtOnce(t *testing.T) {
 	seed()
-	if at := flag.Lookup("rapid.shrinktime").Value.String(); at != shrinkTime.String() {
+	if at := flag.Lookup("rapid.shrinktime").Value.String(); at != "5s" {
 		t.Errorf("rapid looks for a smaller failure for %s", at)
 	}
 	files := flag.Lookup("rapid.nofailfile")
@@ -80,5 +82,32 @@ func TestNothingIsToldOfAPropertyThatHolds(t *testing.T) {
 	}, &out)
 	if out.Len() > 0 {
 		t.Errorf("it says %q", &out)
+	}
+}
+
+// Seed and time that are asked for are those that are used; a seed that is not is
+// another one in each process.
+func TestFlagsThatAreGivenStay(t *testing.T) {
+	const inChild = "PROPTEST_CHILD"
+	if os.Getenv(inChild) != "" {
+		fmt.Printf("seed=%d rapid=%s shrinks=%s\n", seed(), flag.Lookup("rapid.seed").Value, flag.Lookup("rapid.shrinktime").Value)
+		return
+	}
+	run := func(flags ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), os.Args[0], append([]string{"-test.run=^TestFlagsThatAreGivenStay$"}, flags...)...)
+		cmd.Env = append(os.Environ(), inChild+"=1")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		told, _, _ := strings.Cut(string(out), "\n")
+		return told
+	}
+	if got, want := run("-rapid.seed=5", "-rapid.shrinktime=7s"), "seed=5 rapid=5 shrinks=7s"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if a, b := run(), run(); a == b {
+		t.Errorf("two processes have %s", a)
 	}
 }
