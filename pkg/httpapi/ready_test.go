@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/runledger/runledger/pkg/httpapi"
@@ -56,4 +57,52 @@ func TestAStartingServerSaysSo(t *testing.T) {
 	if w := ask("/readyz"); w.Code != http.StatusTeapot {
 		t.Errorf("after the start: %d", w.Code)
 	}
+}
+
+// Who asks and goes away is not kept, and takes the answer from nobody.
+func TestWhoGoesAwayDoesNotEndTheCheckOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		r := httpapi.Readiness{Checks: []httpapi.Check{{Name: "slow", Ready: func(ctx context.Context) error {
+			select {
+			case <-release:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}}}}
+		impatient, leave := context.WithCancel(t.Context())
+		first, second := make(chan map[string]error, 1), make(chan map[string]error, 1)
+		go func() { first <- r.Ask(impatient) }()
+		synctest.Wait()
+		go func() { second <- r.Ask(t.Context()) }()
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		select {
+		case wrong := <-first:
+			if !errors.Is(wrong["slow"], context.Canceled) {
+				t.Errorf("who left was told %v", wrong)
+			}
+		default:
+			t.Error("who left still waits")
+		}
+		close(release)
+		if wrong := <-second; len(wrong) > 0 {
+			t.Errorf("who stayed was told %v", wrong)
+		}
+	})
+}
+
+// However many checks hang, the answer takes as long as one of them.
+func TestChecksAreAskedSideBySide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+		r := httpapi.Readiness{Checks: []httpapi.Check{{Name: "a", Ready: hang}, {Name: "b", Ready: hang}, {Name: "c", Ready: hang}}}
+		began := time.Now()
+		wrong := r.Ask(t.Context())
+		if took := time.Since(began); took != 5*time.Second || len(wrong) != 3 {
+			t.Errorf("after %v wrong are %v", took, wrong)
+		}
+	})
 }
