@@ -16,24 +16,26 @@ import (
 // A check that hangs, whether it heeds its context or not, is the one that is
 // named: the others have their own time. However often it is asked, it hangs once.
 func TestAHangingCheckIsTheOneThatIsNamed(t *testing.T) {
-	entered, hang := make(chan struct{}, 10), make(chan struct{})
-	defer close(hang)
-	r := httpapi.Readiness{Timeout: 50 * time.Millisecond, Checks: []httpapi.Check{
-		{Name: "deaf", Ready: func(context.Context) error { entered <- struct{}{}; <-hang; return nil }},
-		{Name: "late", Ready: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
-		{Name: "broken", Ready: func(context.Context) error { panic("torn") }},
-		{Name: "good", Ready: func(ctx context.Context) error { return ctx.Err() }},
-	}}
-	for range 3 {
-		wrong := r.Ask(t.Context())
-		if len(wrong) != 3 || wrong["deaf"] == nil || !strings.Contains(wrong["deaf"].Error(), "no answer within 50ms") ||
-			!errors.Is(wrong["late"], context.DeadlineExceeded) || wrong["broken"] == nil {
-			t.Errorf("wrong are %v, want deaf, late and broken", wrong)
+	synctest.Test(t, func(t *testing.T) {
+		entered, hang := make(chan struct{}, 10), make(chan struct{})
+		defer close(hang)
+		r := httpapi.Readiness{Timeout: 50 * time.Millisecond, Checks: []httpapi.Check{
+			{Name: "deaf", Ready: func(context.Context) error { entered <- struct{}{}; <-hang; return nil }},
+			{Name: "late", Ready: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
+			{Name: "broken", Ready: func(context.Context) error { panic("torn") }},
+			{Name: "good", Ready: func(ctx context.Context) error { return ctx.Err() }},
+		}}
+		for range 3 {
+			wrong := r.Ask(t.Context())
+			if len(wrong) != 3 || wrong["deaf"] == nil || !strings.Contains(wrong["deaf"].Error(), "no answer within 50ms") ||
+				!errors.Is(wrong["late"], context.DeadlineExceeded) || wrong["broken"] == nil {
+				t.Errorf("wrong are %v, want deaf, late and broken", wrong)
+			}
 		}
-	}
-	if n := len(entered); n != 1 {
-		t.Errorf("the check that hangs was begun %d times", n)
-	}
+		if n := len(entered); n != 1 {
+			t.Errorf("the check that hangs was begun %d times", n)
+		}
+	})
 }
 
 // A server that is starting answers at once, and that it is to be asked again.

@@ -37,11 +37,12 @@ func TestCanonicalEncodingStays(t *testing.T) {
 		{&LogMetric{RunID: "r", Key: "k", Link: MetricLink{ModelID: "m"}}, `{"key":"k","model_id":"m","run_id":"r","value":0}`},
 		{&LogBatch{RunID: "r", Metrics: []Metric{
 			{Key: "a", Value: 0.1, Timestamp: 1, Step: -2},
+			{Key: "f", Value: 0.12345678901234568},
 			{Key: "b", Value: math.NaN()},
 			{Key: "c", Value: math.Inf(-1)},
 			{Key: "d", Value: math.Copysign(0, -1)},
 			{Key: "e", Value: 1e300, Link: &MetricLink{ModelID: "m", DatasetName: "n", DatasetDigest: "d"}},
-		}, Params: []Param{{"p", "v"}}}, `{"metrics":[{"key":"a","step":-2,"timestamp":1,"value":0.1},{"key":"b","step":0,"timestamp":0,"value":"NaN"},` +
+		}, Params: []Param{{"p", "v"}}}, `{"metrics":[{"key":"a","step":-2,"timestamp":1,"value":0.1},{"key":"f","step":0,"timestamp":0,"value":0.12345678901234568},{"key":"b","step":0,"timestamp":0,"value":"NaN"},` +
 			`{"key":"c","step":0,"timestamp":0,"value":"-Infinity"},{"key":"d","step":0,"timestamp":0,"value":-0},` +
 			`{"dataset_digest":"d","dataset_name":"n","key":"e","model_id":"m","step":0,"timestamp":0,"value":1e+300}],"params":[{"key":"p","value":"v"}],"run_id":"r"}`},
 		{
@@ -50,6 +51,12 @@ func TestCanonicalEncodingStays(t *testing.T) {
 		},
 		{&LogOutputs{RunID: "r", Models: []ModelOutput{{"m", 0}, {"m", 3}}}, `{"models":[{"model_id":"m"},{"model_id":"m","step":3}],"run_id":"r"}`},
 		{&CreateLoggedModel{ExperimentID: "1", Params: []Param{{"p", "v"}}}, `{"experiment_id":"1","params":[{"key":"p","value":"v"}]}`},
+		{
+			&SearchLoggedModels{ExperimentIDs: []string{"1"}, MaxResults: 50, OrderBy: []LoggedModelOrder{{Field: "a", Ascending: new(false)}, {Field: "b", Ascending: new(true)}, {Field: "c"}}},
+			`{"experiment_ids":["1"],"order_by":[{"ascending":false,"field_name":"a"},{"ascending":true,"field_name":"b"},{"field_name":"c"}]}`,
+		},
+		{&SearchExperiments{ViewType: ViewActiveOnly}, `{}`},
+		{&SearchExperiments{ViewType: ViewAll}, `{"view_type":"ALL"}`},
 		{&FinalizeLoggedModel{"LOGGED_MODEL_READY"}, `{"status":"LOGGED_MODEL_READY"}`},
 	} {
 		if got := string(AppendCanonical(nil, tt.req)); got != tt.want {

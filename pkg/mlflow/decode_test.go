@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode/utf16"
@@ -150,6 +151,7 @@ func TestDecodeReadsEveryEncodingThatMLflowDoes(t *testing.T) {
 		in16(le, `{"`) + "\x00\xd8":         "The request body is not valid UTF-16, at byte 4 of its text.",
 		in16(le, `{"`) + "\x00\xdc\x00\xd8": "The request body is not valid UTF-16, at byte 4 of its text.",
 		in32(le, `{`) + "\x00\x00\x11\x00":  "The request body is not valid UTF-32, at byte 4 of its text.",
+		in32(le, `{`) + "\x00\xd8\x00\x00":  "The request body is not valid UTF-32, at byte 4 of its text.",
 		in32(be, `{`) + "\x00\x00\xd8\x00":  "The request body is not valid UTF-32, at byte 4 of its text.",
 		"\xff\xfe\x00\x00{":                 "The request body is not valid UTF-32, at byte 0 of its text.",
 		"\x1f\x8b\x08\x00":                  "The request body is compressed with gzip, which is not read here: send it as it is.",
@@ -204,6 +206,8 @@ func TestDecodeScalars(t *testing.T) {
 		{"1e400", "1", "0", Metric{}, num("Infinity", "value", "float")},
 		{"1", "1.5", "0", Metric{}, num("1.5", "timestamp", "float")},
 		{"1", "9223372036854775808", "0", Metric{}, num("9223372036854775808", "timestamp", "int")},
+		{"1", "9223372036854775808.0", "0", Metric{}, num("9.223372036854776e+18", "timestamp", "float")},
+		{"1", "1", "-9223372036854775809", Metric{}, num("-9223372036854775809", "step", "int")},
 		{"1", "1", `" 7"`, Metric{}, num(`" 7"`, "step", "str")},
 	} {
 		body := strings.NewReplacer("%v", tt.value, "%t", tt.timestamp, "%s", tt.step).Replace(rest)
@@ -267,6 +271,9 @@ func TestDecodeUpdateRun(t *testing.T) {
 	}
 	decodeJSON[UpdateRun](t, `{"run_id":"r","status":99}`, hint("99", "status", "int"))
 	// MLflow ignores an unknown name.
+	decodeJSON[UpdateRun](t, `{"run_id":"r","status":"killed"}`, hint(`"killed"`, "status", "str"))
+	decodeJSON[UpdateRun](t, `{"run_id":"r","status":0}`, hint("0", "status", "int"))
+	decodeJSON[UpdateRun](t, `{"run_id":"r","status":6}`, hint("6", "status", "int"))
 	decodeJSON[UpdateRun](t, `{"run_id":"r","status":"BOGUS"}`, hint(`"BOGUS"`, "status", "str"))
 }
 
@@ -301,9 +308,33 @@ func TestDecodeLogBatch(t *testing.T) {
 	}
 }
 
+// Of members of the same name the last counts, all of it.
+func TestTheLastMemberOfANameCounts(t *testing.T) {
+	got := decodeJSON[LogBatch](t, `{"run_id":"r","params":[{"key":"a"}],"params":[{"key":"b","value":"1","value":"2"}],"tags":5,"tags":[],
+		"metrics":[{"key":"k","value":"x","value":1,"timestamp":7,"timestamp":2,"step":5,"step":null,"model_id":"m","model_id":"n",
+			"dataset_name":"d","dataset_name":null,"dataset_digest":7,"dataset_digest":"1"}]}`, "")
+	want := LogBatch{
+		RunID: "r", Params: []Param{{"b", "2"}},
+		Metrics: []Metric{{Key: "k", Value: 1, Timestamp: 2, Link: &MetricLink{ModelID: "n", DatasetDigest: "1"}}},
+	}
+	if got.Tags = nil; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	for name, member := range map[string]string{
+		"key": `"key":"k","key":null`, "value": `"value":1,"value":null`, "timestamp": `"timestamp":1,"timestamp":""`,
+	} {
+		decodeJSON[LogBatch](t, `{"run_id":"r","metrics":[{"key":"k","value":1,"timestamp":1,`+member+`}]}`, missing("metrics[0]."+name))
+	}
+}
+
 func TestDecodeBodyLimit(t *testing.T) {
 	body := `{"run_id":"r","tags":[{"key":"k","value":"` + strings.Repeat("x", MaxBatchBytes) + `"}]}`
 	decodeJSON[LogBatch](t, body, "Batched logging API requests must be at most 1000000 bytes, got a request of size 1000046.")
+	const tag = `{"run_id":"r","key":"k"}`
+	decodeJSON[SetTag](t, strings.Repeat(" ", MaxBodyBytes-len(tag))+tag, "")
+	// The parts of an upload may be many.
+	const upload = `{"path":"p","parts":[]}`
+	decodeJSON[CompleteMultipartUpload](t, strings.Repeat(" ", MaxPartsBytes-len(upload))+upload, "")
 	decodeJSON[SetTag](t, strings.Repeat(" ", MaxBodyBytes+1), "The request body must be at most 4194304 bytes, got a request of size 4194305.")
 }
 
@@ -313,6 +344,7 @@ func TestDecodeContentType(t *testing.T) {
 		{http.MethodPost, "application/json; charset=utf-8", ""},
 		{http.MethodPost, "text/plain", "Bad Request. Content-Type must be one of ['application/json']."},
 		{http.MethodPost, "", "Bad Request. Content-Type header is missing."},
+		{http.MethodPut, "text/plain", "Bad Request. Content-Type must be one of ['application/json']."},
 		{http.MethodPatch, "", ""},
 		{http.MethodDelete, "text/plain", ""},
 	} {
@@ -326,14 +358,19 @@ func TestDecodeContentType(t *testing.T) {
 	}
 }
 
-type brokenReader struct{}
+type brokenReader struct{ err error }
 
-func (brokenReader) Read([]byte) (int, error) { return 0, errors.New("connection reset") }
+func (r brokenReader) Read([]byte) (int, error) { return 0, r.err }
 
 func TestDecodeBrokenBody(t *testing.T) {
 	t.Attr("covers", "json-broken-body")
-	err := DecodeBody(brokenReader{}, "application/json", 10, &CreateRun{})
+	err := DecodeBody(brokenReader{errors.New("connection reset")}, "application/json", 10, &CreateRun{})
 	if apierr.CodeOf(err) != apierr.BadRequest || strings.Contains(apierr.From(err).Message, "reset") {
+		t.Errorf("got %v", err)
+	}
+	// What has a code already keeps it: there was no room for the body.
+	full := apierr.Errorf(apierr.RequestLimitExceeded, "full")
+	if err := DecodeBody(brokenReader{full}, "application/json", 10, &CreateRun{}); !errors.Is(err, full) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -354,6 +391,9 @@ func TestDecodeQuery(t *testing.T) {
 	want := SearchExperiments{MaxResults: 5, OrderBy: []string{"a", "b DESC"}, ViewType: ViewAll}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if got := decodeArgs[GetExperiment](t, "experiment_id=1&experiment_id=2", ""); got.ExperimentID != "1" {
+		t.Errorf("got %+v", got)
 	}
 	if got := decodeArgs[GetRun](t, "run_uuid=a&run_uuid=b", ""); got.RunID != "a" {
 		t.Errorf("got %+v", got)
@@ -391,6 +431,29 @@ func TestDecodeDefaults(t *testing.T) {
 	if got := decodeArgs[SearchModelVersions](t, "", ""); got.MaxResults != 200_000 {
 		t.Errorf("got %+v", got)
 	}
+	if got := decodeJSON[SearchRuns](t, `{"max_results":50000}`, ""); got.MaxResults != 50_000 {
+		t.Errorf("got %+v", got)
+	}
+	if got := decodeJSON[CreateRun](t, `{"experiment_id":"0"}`, ""); got.StartTime != NoStartTime {
+		t.Errorf("got %+v", got)
+	}
+	if got := decodeJSON[SearchLoggedModels](t, `{"experiment_ids":["0"]}`, ""); got.MaxResults != 50 {
+		t.Errorf("got %+v", got)
+	}
+	decodeJSON[SearchLoggedModels](t, `{}`, missing("experiment_ids"))
+	if got := decodeArgs[GetMetricHistoryBulk](t, "run_id=r", ""); got.MaxResults != 25_000 {
+		t.Errorf("got %+v", got)
+	}
+	if got := decodeArgs[GetMetricHistoryBulkInterval](t, "run_ids=r&metric_key=k", ""); got.MaxResults != 2500 {
+		t.Errorf("got %+v", got)
+	}
+	decodeArgs[GetMetricHistory](t, "run_id=r", missing("metric_key"))
+	if got := decodeArgs[PresignedDownloadURL](t, "run_id=r&path=p", ""); got.Expiration != 900 {
+		t.Errorf("got %+v", got)
+	}
+	if got := decodeJSON[PresignedUploadURL](t, `{"path":"p"}`, ""); got.Expiration != 900 {
+		t.Errorf("got %+v", got)
+	}
 	decodeJSON[SearchRuns](t, `{"max_results":50001}`, hint("50001", "max_results", "int"))
 	decodeJSON[SearchRuns](t, `{"experiment_ids":"1"}`, hint(`"1"`, "experiment_ids", "str"))
 	// MLflow searches in no experiment at all.
@@ -422,34 +485,48 @@ func nestedRequests() []message {
 	}
 }
 
+// flatRequests are those without lists of objects that are not among requests, and
+// what the lists are of.
+func flatRequests() []message {
+	return []message{
+		&LogModel{}, &CreateLoggedModel{}, &FinalizeLoggedModel{}, &LogLoggedModelParams{}, &SetLoggedModelTags{}, &GetLoggedModel{},
+		&SearchDatasets{}, &GetMetricHistoryBulk{}, &GetMetricHistoryBulkInterval{}, &PresignedUploadURL{}, &PresignedDownloadURL{},
+		&Dataset{}, &ModelInput{}, &ModelOutput{}, &DatasetName{}, &LoggedModelOrder{}, &WebhookEvent{}, &MultipartUploadPart{},
+	}
+}
+
 // TestFieldsFillEveryMember sends each request type a value for each of its
-// fields, and finds every member of the struct set.
+// fields, and finds every member of the struct set, with the value of the field of
+// its name.
 func TestFieldsFillEveryMember(t *testing.T) {
-	for _, req := range requests() {
+	for _, req := range append(requests(), flatRequests()...) {
 		var b strings.Builder
 		b.WriteByte('{')
-		for i, f := range req.fields() {
+		fields := req.fields()
+		for i, f := range fields {
 			if i > 0 {
 				b.WriteByte(',')
 			}
 			b.WriteString(`"` + f.name + `":`)
 			switch f.dst.(type) {
 			case *string, **string:
-				b.WriteString(`"x"`)
-			case *bool:
+				b.WriteString(`"` + f.name + `"`)
+			case *bool, **bool:
 				b.WriteString("true")
 			case *[]string:
-				b.WriteString(`["x"]`)
+				b.WriteString(`["` + f.name + `"]`)
 			case *[]Tag, *[]Param:
-				b.WriteString(`[{"key":"k","value":"v"}]`)
+				b.WriteString(`[{"key":"` + f.name + `","value":"v"}]`)
 			case *[]Metric:
-				b.WriteString(`[{"key":"k","value":1,"timestamp":1}]`)
+				b.WriteString(`[{"key":"` + f.name + `","value":1,"timestamp":1}]`)
 			case objects[WebhookEvent, *WebhookEvent]:
 				b.WriteString(`[{"entity":"e","action":"a"}]`)
 			case objects[MultipartUploadPart, *MultipartUploadPart]:
 				b.WriteString(`[{"part_number":1,"etag":"x"}]`)
 			case optionalObject[WebhookEvent, *WebhookEvent]:
 				b.WriteString(`{"entity":"e","action":"a"}`)
+			case *int64, **int64, *float64:
+				b.WriteString(strconv.Itoa(i + 1))
 			default:
 				b.WriteString("1")
 			}
@@ -458,11 +535,42 @@ func TestFieldsFillEveryMember(t *testing.T) {
 		if err := decodeBytes([]byte(b.String()), req); err != nil {
 			t.Errorf("%T: %s: %v", req, b.String(), err)
 		}
-		v := reflect.ValueOf(req).Elem()
-		for i := range v.NumField() {
-			if v.Field(i).IsZero() {
-				t.Errorf("%T: %s: nothing sets %s", req, b.String(), v.Type().Field(i).Name)
+		var check func(v reflect.Value)
+		check = func(v reflect.Value) {
+			for i := range v.NumField() {
+				member, name := v.Type().Field(i).Name, ""
+				if v.Field(i).IsZero() {
+					if v.Type() != reflect.TypeFor[MetricLink]() || member != "RunID" {
+						t.Errorf("%T: %s: nothing sets %s", req, b.String(), member)
+					}
+					continue
+				}
+				switch value := reflect.Indirect(v.Field(i)).Interface().(type) {
+				case string:
+					name = value
+				case int64:
+					name = fields[value-1].name
+				case float64:
+					name = fields[int(value)-1].name
+				case []string:
+					name = value[0]
+				case []Tag:
+					name = value[0].Key
+				case []Param:
+					name = value[0].Key
+				case []Metric:
+					name = value[0].Key
+				case MetricLink, DatasetName:
+					check(reflect.Indirect(v.Field(i)))
+					continue
+				default:
+					continue
+				}
+				if !strings.Contains(strings.ReplaceAll(name, "_", ""), strings.TrimSuffix(strings.ToLower(member), "s")) {
+					t.Errorf("%T: %s has the value of %s", req, member, name)
+				}
 			}
 		}
+		check(reflect.ValueOf(req).Elem())
 	}
 }

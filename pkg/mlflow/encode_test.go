@@ -33,6 +33,22 @@ func TestEncode(t *testing.T) {
 				`{"key":"d","value":"-Infinity","timestamp":1,"step":0}]}`,
 		},
 		{
+			GetMetricHistoryResponse{Metrics: []Metric{{Key: "a", Value: 1e15}, {Key: "b", Value: 1e16}, {Key: "c", Value: -1e-5}, {Key: "d", Value: 1e-4}}},
+			`{"metrics":[{"key":"a","value":1000000000000000.0,"timestamp":0,"step":0},{"key":"b","value":1e+16,"timestamp":0,"step":0},` +
+				`{"key":"c","value":-1e-05,"timestamp":0,"step":0},{"key":"d","value":0.0001,"timestamp":0,"step":0}]}`,
+		},
+		{RunMetric{Metric{Key: "a", Value: 1, Timestamp: 2, Step: 3}, "r"}, `{"key":"a","value":1.0,"timestamp":2,"step":3,"run_id":"r"}`},
+		{
+			RunResponse{Run{Info: RunInfo{RunID: "r", EndTime: 5, RunName: "\xff"}}},
+			`{"run":{"info":{"run_uuid":"","experiment_id":"","run_name":"` + "\uFFFD" + `","user_id":"","status":"","start_time":0,"end_time":5,` +
+				`"artifact_uri":"","lifecycle_stage":"","run_id":"r"},"data":{}}}`,
+		},
+		{
+			WebhookResponse{Webhook{WebhookID: "w", Name: "n", URL: "u", Events: []WebhookEvent{{"PROMPT", "CREATED"}}, Status: "ACTIVE"}},
+			`{"webhook":{"webhook_id":"w","name":"n","url":"u","events":[{"entity":"PROMPT","action":"CREATED"}],"status":"ACTIVE",` +
+				`"creation_timestamp":0,"last_updated_timestamp":0}}`,
+		},
+		{
 			RunResponse{Run{
 				Info:   RunInfo{RunUUID: "r", RunID: "r", ExperimentID: "0", Status: StatusRunning, StartTime: 12, LifecycleStage: LifecycleActive},
 				Data:   RunData{Tags: []Tag{{"a", ""}}},
@@ -57,6 +73,18 @@ func TestEncode(t *testing.T) {
 		got, err := Encode(tt.v)
 		if err != nil || string(got) != tt.want {
 			t.Errorf("%T: %v\n got %s\nwant %s", tt.v, err, got, tt.want)
+		}
+	}
+}
+
+// Python's words for what is not finite, in JSON that only Python reads.
+func TestAppendPython(t *testing.T) {
+	for value, want := range map[float64]string{
+		1: "1.0", 1e16: "1e+16", math.Inf(1): "Infinity", math.Inf(-1): "-Infinity", math.NaN(): "NaN",
+	} {
+		got := RunMetric{Metric{Key: "é\"", Value: value, Timestamp: 2, Step: -3}, "r"}.AppendPython([]byte("["))
+		if want := `[{"key":"\u00e9\"","run_id":"r","step":-3,"timestamp":2,"value":` + want + "}"; string(got) != want {
+			t.Errorf("got %s, want %s", got, want)
 		}
 	}
 }
@@ -112,12 +140,14 @@ func TestPageToken(t *testing.T) {
 		}
 	}
 	for token, want := range map[string]string{
-		"xx":                   "Invalid page token, could not base64-decode",
-		"!!":                   "Invalid page token, could not base64-decode",
-		"eHgn":                 `Invalid page token, decoded value=b'xx\''`,
-		"gA==":                 `Invalid page token, decoded value=b'\x80'`,
-		"eyJ4IjoxfQ==":         `Invalid page token, parsed value={"x":1}`,
-		"eyJvZmZzZXQiOiJ4In0=": `Invalid page token, parsed value={"offset":"x"}`,
+		"xx":                       "Invalid page token, could not base64-decode",
+		"!!":                       "Invalid page token, could not base64-decode",
+		"eHgn":                     `Invalid page token, decoded value=b'xx\''`,
+		"gA==":                     `Invalid page token, decoded value=b'\x80'`,
+		"eyJ4IjoxfQ==":             `Invalid page token, parsed value={"x":1}`,
+		"eyJvZmZzZXQiOjEsIngiOjF9": `Invalid page token, parsed value={"offset":1,"x":1}`,
+		"Pz8/":                     "Invalid page token, decoded value=b'???'",
+		"eyJvZmZzZXQiOiJ4In0=":     `Invalid page token, parsed value={"offset":"x"}`,
 	} {
 		got, err := DecodePageToken[place](token)
 		checkMessage(t, err, want)

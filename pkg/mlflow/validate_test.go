@@ -115,6 +115,9 @@ func TestValidateBatch(t *testing.T) {
 		err  string
 	}{
 		{"empty", LogBatch{}, ""},
+		{"all kinds", LogBatch{Metrics: metrics(899), Params: params(1), Tags: tags[:100]}, ""},
+		{"one more of all", LogBatch{Metrics: metrics(900), Params: params(1), Tags: tags[:100]}, tooMany(1000, "metrics, params, and tags", 1001)},
+		{"tag name", LogBatch{Tags: []Tag{{Key: "t"}, {Key: "a*"}}}, badName(`"a*"`, "tags[1].key")},
 		{"full", LogBatch{Metrics: metrics(800), Params: params(100), Tags: tags[:100]}, ""},
 		{"metrics", LogBatch{Metrics: metrics(1001)}, tooMany(1000, "metrics", 1001)},
 		{"params", LogBatch{Params: params(101)}, tooMany(100, "params", 101)},
@@ -152,6 +155,12 @@ func TestValidateNames(t *testing.T) {
 		check("run id", ValidateRunID(id), "Invalid value "+jsonQuote(id)+" for parameter 'run_id' supplied.")
 	}
 	check("experiment id", ValidateExperimentID("0"), "")
+	check("experiment id", ValidateExperimentID("-5"), "")
+	check("experiment id", ValidateExperimentID("9223372036854775807"), "")
+	for _, id := range []string{"", "-", "--5", "+5", " 5", "5.0", "9223372036854775808"} {
+		check("experiment id", ValidateExperimentID(id), "Invalid experiment ID '"+id+"'. Experiment ID must be a valid integer.")
+	}
+	check("run id", ValidateRunID(strings.Repeat("a", 256)), "")
 	check("experiment id", ValidateExperimentID("abc"), "Invalid experiment ID 'abc'. Experiment ID must be a valid integer.")
 	check("experiment name", ValidateExperimentName("a"), "")
 	check("experiment name", ValidateExperimentName("  "), "Invalid experiment name: '  '")
@@ -174,11 +183,18 @@ func TestValidateNames(t *testing.T) {
 	check("alias", ValidateAlias("a b"), "Invalid alias name: 'a b'. Names may only contain alphanumerics, underscores (_), and dashes (-).")
 	check("alias", ValidateAlias(strings.Repeat("a", 256)), "'Registered model alias name' exceeds the maximum length of 255 characters")
 	check("alias", ValidateNewAlias("Latest"), "'latest' alias name (case insensitive) is reserved.")
+	check("alias", ValidateNewAlias("v1"), "Version alias name 'v1' is reserved.")
+	check("alias", ValidateNewAlias("vv1"), "")
+	check("alias", ValidateAlias(strings.Repeat("a", 255)), "")
+	check("model", ValidateModelName("a:b"), "Invalid model name 'a:b'. Names cannot contain '/' or ':'.")
 	check("alias", ValidateNewAlias("V12"), "Version alias name 'V12' is reserved.")
 	check("alias", ValidateNewAlias("v"), "")
 	check("alias", ValidateNewAlias("v1b"), "")
 
 	if n, err := ValidateVersion("12"); n != 12 || err != nil {
+		t.Errorf("got %d, %v", n, err)
+	}
+	if n, err := ValidateVersion(" 12\n"); n != 12 || err != nil { // as Python's int
 		t.Errorf("got %d, %v", n, err)
 	}
 	_, err := ValidateVersion("q")
@@ -202,6 +218,40 @@ func TestValidateMaxResults(t *testing.T) {
 	checkMessage(t, ValidateModelsMaxResults(1001), "Invalid value for request parameter max_results. It must be at most 1000, but got value 1001")
 	checkMessage(t, ValidateVersionsMaxResults(0), "Invalid value for max_results. It must be a positive integer, but got 0")
 	checkMessage(t, ValidateVersionsMaxResults(200_000), "")
+	checkMessage(t, ValidateVersionsMaxResults(200_001), "Invalid value for request parameter max_results. It must be at most 200000, but got value 200001")
+}
+
+func TestValidateHistories(t *testing.T) {
+	key, runs := "k", make([]string, MaxHistoryRuns+1)
+	at := func(n int64) *int64 { return &n }
+	for _, tt := range []struct {
+		r   GetMetricHistoryBulk
+		err string
+	}{
+		{GetMetricHistoryBulk{RunIDs: runs[1:], MetricKey: &key}, ""},
+		{GetMetricHistoryBulk{MetricKey: &key}, "GetMetricHistoryBulk request must specify at least one run_id."},
+		{GetMetricHistoryBulk{RunIDs: runs, MetricKey: &key}, "GetMetricHistoryBulk request cannot specify more than 100 run_ids. Received 101 run_ids."},
+		{GetMetricHistoryBulk{RunIDs: runs[1:]}, "GetMetricHistoryBulk request must specify a metric_key."},
+		{GetMetricHistoryBulk{RunIDs: runs[1:], MetricKey: &key, MaxResults: -1}, "Invalid value -1 for parameter 'max_results' supplied. It must not be negative."},
+	} {
+		checkMessage(t, ValidateHistoryBulk(&tt.r), tt.err)
+	}
+	const both = "If either start step or end step are specified, both must be specified."
+	for _, tt := range []struct {
+		r   GetMetricHistoryBulkInterval
+		err string
+	}{
+		{GetMetricHistoryBulkInterval{RunIDs: runs[1:], MaxResults: 1}, ""},
+		{GetMetricHistoryBulkInterval{MaxResults: 2500, StartStep: at(3), EndStep: at(3)}, ""},
+		{GetMetricHistoryBulkInterval{RunIDs: runs, MaxResults: 1}, "GetMetricHistoryBulkInterval request must specify at most 100 run_ids. Received 101 run_ids." + docs},
+		{GetMetricHistoryBulkInterval{MaxResults: 0}, "max_results must be between 1 and 2500." + docs},
+		{GetMetricHistoryBulkInterval{MaxResults: 2501}, "max_results must be between 1 and 2500." + docs},
+		{GetMetricHistoryBulkInterval{MaxResults: 1, StartStep: at(0)}, both},
+		{GetMetricHistoryBulkInterval{MaxResults: 1, EndStep: at(0)}, both},
+		{GetMetricHistoryBulkInterval{MaxResults: 1, StartStep: at(3), EndStep: at(2)}, "end_step must be greater than start_step. Found start_step=3 and end_step=2."},
+	} {
+		checkMessage(t, ValidateHistoryInterval(&tt.r), tt.err)
+	}
 }
 
 func TestMessages(t *testing.T) {
