@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -84,36 +85,41 @@ func TestEveryBitCounts(t *testing.T) {
 	}
 }
 
+// split, define and path are the definitions of RFC 6962, section 2.1.
+func split(l []hash) int {
+	k := 1
+	for k*2 < len(l) {
+		k *= 2
+	}
+	return k
+}
+
+func define(l []hash) hash {
+	switch len(l) {
+	case 0:
+		return sha256.Sum256(nil)
+	case 1:
+		return l[0]
+	}
+	return nodeHash(define(l[:split(l)]), define(l[split(l):]))
+}
+
+func path(m int, l []hash) []digest {
+	if len(l) == 1 {
+		return nil
+	}
+	k := split(l)
+	if m < k {
+		other := define(l[k:])
+		return append(path(m, l[:k]), other[:])
+	}
+	other := define(l[:k])
+	return append(path(m-k, l[k:]), other[:])
+}
+
 // The tree that grows and the audit paths agree with the definition of RFC 6962.
 func TestTree(t *testing.T) {
 	var leaves []hash
-	var define func(l []hash) hash
-	split := func(l []hash) int {
-		k := 1
-		for k*2 < len(l) {
-			k *= 2
-		}
-		return k
-	}
-	define = func(l []hash) hash {
-		if len(l) == 1 {
-			return l[0]
-		}
-		return nodeHash(define(l[:split(l)]), define(l[split(l):]))
-	}
-	var path func(m int, l []hash) []digest
-	path = func(m int, l []hash) []digest {
-		if len(l) == 1 {
-			return nil
-		}
-		k := split(l)
-		if m < k {
-			other := define(l[k:])
-			return append(path(m, l[:k]), other[:])
-		}
-		other := define(l[:k])
-		return append(path(m-k, l[k:]), other[:])
-	}
 	var grown tree
 	for n := 1; n < 70; n++ {
 		leaf := leafHash([]byte{byte(n)})
