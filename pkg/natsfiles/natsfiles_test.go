@@ -2,9 +2,12 @@ package natsfiles_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -19,6 +22,13 @@ const stream = "S"
 // fill puts n messages into a stream, in several blocks, and stops the server.
 func fill(t *testing.T, dir string, n int) {
 	t.Helper()
+	fillAnd(t, dir, n, true, func(jetstream.Stream) {})
+}
+
+// fillAnd is fill of a stream from which messages may be deleted unless it is kept,
+// and does something before it stops the server.
+func fillAnd(t *testing.T, dir string, n int, kept bool, then func(jetstream.Stream)) {
+	t.Helper()
 	s, err := natsserver.Start(t.Context(), natsserver.Config{DataDir: dir})
 	if err != nil {
 		t.Fatal(err)
@@ -27,9 +37,10 @@ func fill(t *testing.T, dir string, n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{
-		Name: stream, Subjects: []string{"s.>"}, MaxBytes: 120_000, DenyDelete: true, DenyPurge: true, // small blocks
-	}); err != nil {
+	st, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{
+		Name: stream, Subjects: []string{"s.>"}, MaxBytes: 120_000, DenyDelete: kept, DenyPurge: kept, // small blocks
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range n {
@@ -41,6 +52,7 @@ func fill(t *testing.T, dir string, n int) {
 			t.Fatal(err)
 		}
 	}
+	then(st)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -87,6 +99,9 @@ func TestFilesTellEveryEventThatIsMissing(t *testing.T) {
 			remove(t, filepath.Join(filepath.Dir(block(dir, 1)), "index.db"))
 			change(t, block(dir, 1), flip(3*1050+500))
 		}, "[4]", false, false},
+		"a bit of the index": {func(t *testing.T, dir string) {
+			change(t, filepath.Join(filepath.Dir(block(dir, 1)), "index.db"), flip(3))
+		}, "", false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -131,11 +146,220 @@ func TestFilesTellEveryEventThatIsMissing(t *testing.T) {
 			if test.want[:min(1, len(test.want))] == "[" && fmt.Sprint(f.Missing) != test.want {
 				t.Errorf("missing %v, want %v", f.Missing, test.want)
 			}
+			if damaged := strings.Contains(name, "bit of the data") || strings.Contains(name, ", a bit") || name == "a length" || name == "a block of zeros"; (len(f.Damage) > 0) != damaged {
+				t.Errorf("damage %v", f.Damage)
+			}
+			wantWhole := uint64(n)
+			if len(f.Missing) > 0 {
+				wantWhole = f.Missing[0].First - 1
+			}
+			if f.Whole != wantWhole {
+				t.Errorf("whole up to %d, want %d", f.Whole, wantWhole)
+			}
+			if indexed := !strings.Contains(name, "index"); (f.Index == n) != indexed {
+				t.Errorf("the index ends at %d", f.Index)
+			}
 			t.Logf("missing %v, damage %v, torn %d", f.Missing, f.Damage, f.Torn)
 		})
 	}
 	if _, err := os.Stat(index); err != nil {
 		t.Error(err)
+	}
+}
+
+// readAll returns what the files have, and the sequences of the messages.
+func readAll(t *testing.T, dir string) (f natsfiles.Files, seqs []uint64) {
+	t.Helper()
+	f, err := natsfiles.Read(dir, stream, func(m natsfiles.Message) error { seqs = append(seqs, m.Seq); return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, seqs
+}
+
+func TestACutStreamEndsWhereItIsCutAndNothingIsThrownAway(t *testing.T) {
+	const n = 100
+	whole := t.TempDir()
+	fill(t, whole, n)
+	// The first event of the second block.
+	edge := uint64(0)
+	two := t.TempDir()
+	if err := os.CopyFS(two, os.DirFS(whole)); err != nil {
+		t.Fatal(err)
+	}
+	remove(t, block(two, 1))
+	if f, _ := readAll(t, two); len(f.Missing) == 1 {
+		edge = f.Missing[0].Last + 1
+	}
+	if edge < 2 {
+		t.Fatal("no second block")
+	}
+	for _, last := range []uint64{0, 1, 5, edge - 1, edge, n - 1, n} {
+		dir := t.TempDir()
+		if err := os.CopyFS(dir, os.DirFS(whole)); err != nil {
+			t.Fatal(err)
+		}
+		aside := map[string][]byte{}
+		if err := natsfiles.Cut(dir, stream, last, func(path string) error {
+			data, err := os.ReadFile(path)
+			aside[filepath.Base(path)] = data
+			return errors.Join(err, os.Remove(path))
+		}); err != nil {
+			t.Fatal(err)
+		}
+		f, seqs := readAll(t, dir)
+		if len(seqs) != int(last) || f.Whole != last || len(f.Missing) > 0 || len(f.Damage) > 0 || f.Torn > 0 || f.Index > 0 {
+			t.Errorf("cut at %d: %d messages, %+v", last, len(seqs), f)
+		}
+		// Each file that changed was set aside as it was.
+		for _, name := range []string{"index.db", "1.blk", "2.blk", "3.blk"} {
+			was, err := os.ReadFile(filepath.Join(filepath.Dir(block(whole, 1)), name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			now, err := os.ReadFile(filepath.Join(filepath.Dir(block(dir, 1)), name))
+			if old, ok := aside[name]; ok && !bytes.Equal(old, was) || !ok && !bytes.Equal(now, was) {
+				t.Errorf("cut at %d: %s of %d bytes is gone (%v)", last, name, len(was), err)
+			}
+		}
+		if last == 5 || last == 0 {
+			s, err := natsserver.Start(t.Context(), natsserver.Config{DataDir: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			js, err := jetstream.New(s.Conn())
+			if err != nil {
+				t.Fatal(err)
+			}
+			ack, err := js.Publish(t.Context(), "s.1", nil)
+			if err != nil || ack.Sequence != last+1 {
+				t.Errorf("cut at %d: the next message is %+v, %v", last, ack, err)
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	// What cannot be done changes nothing.
+	refused := errors.New("no")
+	for _, tt := range []struct {
+		last  uint64
+		aside func(string) error
+	}{{n + 1, func(path string) error { return os.Rename(path, path+".old") }}, {5, func(string) error { return refused }}} {
+		if err := natsfiles.Cut(whole, stream, tt.last, tt.aside); err == nil {
+			t.Errorf("cut at %d: no error", tt.last)
+		}
+		if f, _ := readAll(t, whole); f.Whole != n || f.Index != n {
+			t.Errorf("cut at %d: %+v", tt.last, f)
+		}
+	}
+}
+
+// The server deletes only what it has noticed to be lost.
+func TestADeletedMessageIsDamage(t *testing.T) {
+	dir := t.TempDir()
+	remove := func(seq uint64) func(jetstream.Stream) {
+		return func(s jetstream.Stream) {
+			if err := s.DeleteMsg(t.Context(), seq); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	fillAnd(t, dir, 10, false, remove(5))
+	if clean, err := natsfiles.StoppedCleanly(dir, stream); clean || err != nil {
+		t.Errorf("stopped cleanly: %v, %v", clean, err)
+	}
+	if f, _ := readAll(t, dir); len(f.Damage) != 1 || !strings.HasSuffix(f.Damage[0], "deleted 5") {
+		t.Errorf("%+v", f)
+	}
+	fillAnd(t, dir, 2, false, func(jetstream.Stream) {})
+	if f, _ := readAll(t, dir); f.Whole != 10 || f.Last != 12 {
+		t.Errorf("what is behind the damage counts as whole: %+v", f)
+	}
+
+	// One of which only the deletion is left.
+	dir = t.TempDir()
+	fillAnd(t, dir, 10, false, remove(10))
+	change(t, block(dir, 1), flip(9*1050+500))
+	if f, seqs := readAll(t, dir); fmt.Sprint(f.Missing) != "[10]" || len(seqs) != 9 || f.Messages != 9 || f.Last != 10 {
+		t.Errorf("%+v", f)
+	}
+	if err := natsfiles.Cut(dir, stream, 10, func(string) error { return nil }); err == nil {
+		t.Error("cut behind an event that is not there")
+	}
+}
+
+func TestAMessageCountsOnce(t *testing.T) {
+	dir := t.TempDir()
+	fill(t, dir, 1)
+	change(t, block(dir, 1), func(b []byte) []byte { return append(b, b...) })
+	if f, seqs := readAll(t, dir); len(seqs) != 1 || f.Messages != 1 || len(f.Damage) != 1 {
+		t.Errorf("%+v", f)
+	}
+}
+
+// Blocks are read by their numbers, also when there are ten.
+func TestBlocksAreReadInOrder(t *testing.T) {
+	dir := t.TempDir()
+	fill(t, dir, 330) // the oldest go, since there is a limit
+	if _, err := os.Stat(block(dir, 10)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(block(dir, 9)); err != nil {
+		t.Fatal(err)
+	}
+	f, seqs := readAll(t, dir)
+	if !slices.IsSorted(seqs) || len(f.Missing) != 1 || len(f.Damage) > 0 || f.Last != 330 {
+		t.Errorf("%v: %+v", seqs, f)
+	}
+	if f.Missing[0].Len() != seqs[0]-1 {
+		t.Errorf("%d are missing, the first is %d", f.Missing[0].Len(), seqs[0])
+	}
+	if clean, err := natsfiles.StoppedCleanly(dir, stream); clean || err != nil {
+		t.Errorf("stopped cleanly: %v, %v", clean, err)
+	}
+}
+
+func TestAReadEndsWhereItsVisitorFails(t *testing.T) {
+	dir := t.TempDir()
+	fill(t, dir, 3)
+	enough, n := errors.New("enough"), 0
+	if _, err := natsfiles.Read(dir, stream, func(natsfiles.Message) error { n++; return enough }); !errors.Is(err, enough) || n != 1 {
+		t.Errorf("%d messages, %v", n, err)
+	}
+}
+
+func TestIndexesOfAllStreamsAreDropped(t *testing.T) {
+	dir := t.TempDir()
+	if names, err := natsfiles.Streams(dir); len(names) > 0 || err != nil {
+		t.Errorf("streams of nothing: %v, %v", names, err)
+	}
+	var paths []string
+	for _, name := range []string{"A", "B"} {
+		path := filepath.Join(dir, "jetstream", "$G", "streams", name, "msgs", "index.db")
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, path)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "jetstream", "$G", "streams", "a file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := natsfiles.Streams(dir); !slices.Equal(names, []string{"A", "B"}) || err != nil {
+		t.Errorf("streams: %v, %v", names, err)
+	}
+	for range 2 { // the second time there is none
+		if err := natsfiles.DropIndexes(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range paths {
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }
 
