@@ -402,8 +402,10 @@ func TestPanickingCommandFailsAloneAndHasTheStateReset(t *testing.T) {
 		_, seq, err = log.LastFor(context.Background(), stream, subject)
 		return err
 	}})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	write := func(value string) error {
-		_, err := lane.Do(t.Context(), func(_ context.Context, b *eventlog.Batch) error {
+		_, err := lane.Do(ctx, func(_ context.Context, b *eventlog.Batch) error {
 			if value == "hold" {
 				onceHeld()
 				<-release // so that those behind it share its batch
