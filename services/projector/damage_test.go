@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/runledger/runledger/pkg/chconn"
 	"github.com/runledger/runledger/pkg/events"
@@ -145,24 +144,13 @@ func (p partFiles) flip() error {
 // recover begins a session of a stream, and ends it.
 func (w *world) recover(stream string) error {
 	w.t.Helper()
-	p, err := New(w.t.Context(), w.config(nil))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	worker := p.workers[slices.IndexFunc(p.workers, func(w *worker) bool { return w.stream == stream })]
-	return p.leases.under(w.t.Context(), stream, time.Second, func(string) {}, func(ctx context.Context, held *lease) error {
-		s := &session{worker: worker, lease: held}
-		if s.store, err = dial(ctx, w.opts, stream, held.epoch, nil); err != nil {
-			return err
-		}
-		defer s.store.close()
-		return s.recover(ctx)
-	})
+	return w.session(stream, func(context.Context, *session) error { return nil })
 }
 
 // Whichever table loses a part while nothing runs, it is missed by the next session,
 // however it was merged since the last checkpoint. What deletes and merges do is no loss.
 func TestLostPartOfAnyTableIsMissed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	run := w.everyTable()
 	p, stop := w.start(rollEvery(1000))
@@ -214,6 +202,7 @@ func TestLostPartOfAnyTableIsMissed(t *testing.T) {
 
 // A part whose rows are all deleted is no loss, nor is what merges make of it.
 func TestEmptyPartIsNotLost(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, stop := w.start(nil)
 	run, other := newRunID(), newRunID()
@@ -255,6 +244,7 @@ func TestEmptyPartIsNotLost(t *testing.T) {
 // Tables that are damaged are built again, and readers do not take them for fresh
 // meanwhile.
 func TestDamagedTablesAreBuiltAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.damaged = true
 	run := w.everyTable()
@@ -337,6 +327,7 @@ func TestDamagedTablesAreBuiltAgain(t *testing.T) {
 // Damage that one of several projectors finds is mended by it, for the streams of the
 // others as well.
 func TestDamageIsMendedForAllProjectors(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.damaged = true
 	if err := w.load(6, 2); err != nil {
@@ -371,6 +362,7 @@ func (w *world) aside() (n uint64) {
 // Damaged tables that were made from another log are not given up for what this one
 // has.
 func TestDamagedTablesOfAnotherLogAreKept(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	if err := w.load(4, 3); err != nil {
 		t.Fatal(err)
@@ -383,7 +375,7 @@ func TestDamagedTablesOfAnotherLogAreKept(t *testing.T) {
 	lost := w.largest(tableMetrics)
 	w.unloaded(tableMetrics, func() error { return lost.move(lost.directory, t.TempDir()) })
 	w.exec("TRUNCATE TABLE checkpoints")
-	other := &world{t: t, conn: w.conn, opts: w.opts, damaged: true}
+	other := &world{t: t, conn: w.conn, opts: w.opts, exp: w.exp, damaged: true}
 	other.nc, other.log = newLog(t)
 	if err := other.load(1, 1); err != nil {
 		t.Fatal(err)

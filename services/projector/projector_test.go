@@ -36,7 +36,7 @@ import (
 const eventually = 2 * time.Minute
 
 func TestMain(m *testing.M) {
-	// Each check has a NATS server and a database of its own.
+	// Each check starts projectors, again and again.
 	if err := flag.Set("rapid.checks", "12"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -52,14 +52,15 @@ type world struct {
 	conn driver.Conn
 	opts *clickhouse.Options
 
-	damaged bool // the test damages the tables
+	exp     string // the experiment of runs and logged models
+	damaged bool   // the test damages the tables
 }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	conn, opts := chdbtest.Open(t)
 	nc, log := newLog(t)
-	return &world{t: t, nc: nc, log: log, conn: conn, opts: opts}
+	return &world{t: t, nc: nc, log: log, conn: conn, opts: opts, exp: "7"}
 }
 
 func newLog(t testing.TB) (*nats.Conn, *eventlog.Log) {
@@ -244,13 +245,13 @@ func (w *world) mustPublish(entries ...entry) {
 
 // meta returns the event of a run on its stream.
 func (w *world) ofRun(run string, kind events.Kind, e *events.Event) entry {
-	stream, subject := w.log.RunSubject("7", run, kind)
+	stream, subject := w.log.RunSubject(w.exp, run, kind)
 	return entry{stream: stream, subject: subject, event: e}
 }
 
 // ofModel returns the event of a logged model on its stream.
 func (w *world) ofModel(id string, e *events.Event) entry {
-	stream, subject := w.log.LoggedModelSubject("7", id)
+	stream, subject := w.log.LoggedModelSubject(w.exp, id)
 	return entry{stream: stream, subject: subject, event: e}
 }
 
@@ -262,7 +263,7 @@ func (w *world) artifact(run, model, name, owner string, deleted bool) entry {
 	case "":
 		run, model = "", ""
 	case "run":
-		at, exp, model = run, "7", ""
+		at, exp, model = run, w.exp, ""
 	default:
 		at, run = model, ""
 	}
@@ -281,7 +282,7 @@ func (w *world) artifact(run, model, name, owner string, deleted bool) entry {
 
 func (w *world) created(run string) entry {
 	return w.ofRun(run, events.KindMeta, &events.Event{Data: &events.Event_RunCreated{RunCreated: &events.RunCreated{
-		RunId: run, ExperimentId: "7", Name: "name of " + run, UserId: "me", StartTime: 12, ArtifactUri: "a/" + run,
+		RunId: run, ExperimentId: w.exp, Name: "name of " + run, UserId: "me", StartTime: 12, ArtifactUri: "a/" + run,
 		Tags: []*events.Tag{{Key: "t0", Value: "created"}},
 	}}})
 }
@@ -348,7 +349,7 @@ func (w *world) history(t *rapid.T) []entry {
 			continue
 		}
 		exp := func(e *events.Event) {
-			out = append(out, entry{events.StreamExperiments, events.ExperimentSubject("7"), e})
+			out = append(out, entry{events.StreamExperiments, events.ExperimentSubject(w.exp), e})
 		}
 		switch kind {
 		case 0:
@@ -375,33 +376,33 @@ func (w *world) history(t *rapid.T) []entry {
 				&events.Event{Data: &events.Event_RunPurged{RunPurged: &events.RunPurged{RunId: run}}},
 				&events.Event{Data: &events.Event_ArtifactsPurged{ArtifactsPurged: &events.ArtifactsPurged{Owner: &events.ArtifactsPurged_RunId{RunId: run}}}})
 		case 20:
-			id := rapid.SampledFrom(append(models, "7")).Draw(t, "purged")
+			id := rapid.SampledFrom(append(models, w.exp)).Draw(t, "purged")
 			switch {
 			case createdModels[id]:
 				purge(id, func(e *events.Event) entry { return w.ofModel(id, e) },
 					&events.Event{Data: &events.Event_LoggedModelPurged{LoggedModelPurged: &events.LoggedModelPurged{ModelId: id}}},
 					&events.Event{Data: &events.Event_ArtifactsPurged{ArtifactsPurged: &events.ArtifactsPurged{Owner: &events.ArtifactsPurged_ModelId{ModelId: id}}}})
-			case id == "7" && experiments > 0 && !purged[id]:
+			case id == w.exp && experiments > 0 && !purged[id]:
 				purged[id] = true
 				exp(&events.Event{Data: &events.Event_ExperimentPurged{ExperimentPurged: &events.ExperimentPurged{ExperimentId: id}}})
 			}
 		case 12:
-			if purged["7"] {
+			if purged[w.exp] {
 				continue
 			}
 			if experiments++; experiments == 1 {
 				exp(&events.Event{Data: &events.Event_ExperimentCreated{ExperimentCreated: &events.ExperimentCreated{
-					ExperimentId: "7", Name: "e", ArtifactLocation: "a", Tags: []*events.Tag{{Key: "k", Value: "v"}},
+					ExperimentId: w.exp, Name: "e", ArtifactLocation: "a", Tags: []*events.Tag{{Key: "k", Value: "v"}},
 				}}})
 			} else {
 				exp(&events.Event{Data: &events.Event_ExperimentTagSet{ExperimentTagSet: &events.ExperimentTagSet{
-					ExperimentId: "7", Tag: &events.Tag{Key: key, Value: value},
+					ExperimentId: w.exp, Tag: &events.Tag{Key: key, Value: value},
 				}}})
 			}
 		case 13:
-			if experiments > 0 && !purged["7"] {
-				exp(&events.Event{Data: &events.Event_ExperimentRenamed{ExperimentRenamed: &events.ExperimentRenamed{ExperimentId: "7", Name: value}}})
-				exp(&events.Event{Data: &events.Event_ExperimentTagDeleted{ExperimentTagDeleted: &events.ExperimentTagDeleted{ExperimentId: "7", Key: key}}})
+			if experiments > 0 && !purged[w.exp] {
+				exp(&events.Event{Data: &events.Event_ExperimentRenamed{ExperimentRenamed: &events.ExperimentRenamed{ExperimentId: w.exp, Name: value}}})
+				exp(&events.Event{Data: &events.Event_ExperimentTagDeleted{ExperimentTagDeleted: &events.ExperimentTagDeleted{ExperimentId: w.exp, Key: key}}})
 			}
 		case 14:
 			out = append(out, entry{events.StreamRegistry, events.ModelSubject("m"), &events.Event{Data: &events.Event_AliasSet{AliasSet: &events.AliasSet{
@@ -432,7 +433,7 @@ func (w *world) history(t *rapid.T) []entry {
 			if !createdModels[id] {
 				createdModels[id] = true
 				out = append(out, w.ofModel(id, &events.Event{Data: &events.Event_LoggedModelCreated{LoggedModelCreated: &events.LoggedModelCreated{
-					ModelId: id, ExperimentId: "7", Name: value, ArtifactUri: "a/" + id, ModelType: "agent", SourceRunId: run,
+					ModelId: id, ExperimentId: w.exp, Name: value, ArtifactUri: "a/" + id, ModelType: "agent", SourceRunId: run,
 					Parameters: []*events.Parameter{{Key: "p", Value: "1"}}, Tags: []*events.Tag{{Key: "t0", Value: "created"}},
 				}}}))
 				continue
@@ -480,19 +481,27 @@ var errCrash = errors.New("crash")
 // Whatever the history, the boundaries of the batches and the points between
 // two inserts where the projector is lost, the tables are the fold of the log.
 func TestTablesAreTheFoldOfTheLog(t *testing.T) {
+	t.Parallel()
 	t.Attr("covers", "metric-set")
 	t.Attr("covers", "metric-latest")
+	var reuse *world // what the last check left, unless it failed
+	experiments := 0
 	proptest.Check(t, func(rt *rapid.T) {
-		w := newWorld(t)
-		// No merge may collapse what was inserted twice.
-		if err := tables.Migrate(t.Context(), w.opts, nil); err != nil {
-			rt.Fatal(err)
-		}
-		for _, table := range []tableName{tableMetrics, tableModelMetrics, tableAudit} {
-			if err := w.conn.Exec(t.Context(), "SYSTEM STOP MERGES "+string(table)); err != nil {
+		w := reuse
+		if reuse = nil; w == nil {
+			w = newWorld(t)
+			// No merge may collapse what was inserted twice.
+			if err := tables.Migrate(t.Context(), w.opts, nil); err != nil {
 				rt.Fatal(err)
 			}
+			for _, table := range []tableName{tableMetrics, tableModelMetrics, tableAudit} {
+				if err := w.conn.Exec(t.Context(), "SYSTEM STOP MERGES "+string(table)); err != nil {
+					rt.Fatal(err)
+				}
+			}
 		}
+		experiments++
+		w.exp = fmt.Sprint(experiments)
 		entries := w.history(rt)
 		before := rapid.IntRange(0, len(entries)).Draw(rt, "published before the start")
 		if err := w.publish(entries[:before]); err != nil {
@@ -526,28 +535,53 @@ func TestTablesAreTheFoldOfTheLog(t *testing.T) {
 		if err := stop(); err != nil {
 			rt.Fatal(err)
 		}
+		reuse = w
 	})
 }
 
 // A run that comes back after the cache has dropped it, or to a new process,
 // is loaded from the tables.
 func TestStateIsLoadedFromTheTables(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	run, other := newRunID(), newRunID()
+	run, other, deleted, restored, gone := newRunID(), newRunID(), newRunID(), newRunID(), newRunID()
+	ofRun := func(run string, e *events.Event) entry { return w.ofRun(run, events.KindMeta, e) }
+	deletion := func(run string) entry {
+		return ofRun(run, &events.Event{Data: &events.Event_RunDeleted{RunDeleted: &events.RunDeleted{RunId: run}}})
+	}
+	exp := func(e *events.Event) entry { return entry{events.StreamExperiments, events.ExperimentSubject("7"), e} }
 	w.mustPublish(w.created(run), w.created(other), w.logged(run, series("loss", 0, 100)...), w.logged(other, series("acc", 0, 3)...),
-		w.ofRun(run, events.KindMeta, &events.Event{Data: &events.Event_RunUpdated{RunUpdated: &events.RunUpdated{RunId: run, EndTime: new(int64)}}}))
-	for range 3 {
+		ofRun(run, &events.Event{Data: &events.Event_RunUpdated{RunUpdated: &events.RunUpdated{RunId: run, EndTime: new(int64)}}}),
+		w.created(deleted), deletion(deleted), w.created(restored), deletion(restored), w.created(gone), deletion(gone),
+		ofRun(gone, &events.Event{Data: &events.Event_RunPurged{RunPurged: &events.RunPurged{RunId: gone}}}),
+		exp(&events.Event{Data: &events.Event_ExperimentCreated{ExperimentCreated: &events.ExperimentCreated{
+			ExperimentId: "7", Name: "e", ArtifactLocation: "a", Tags: []*events.Tag{{Key: "k", Value: "v"}},
+		}}}),
+		w.ofModel("m-1", &events.Event{Data: &events.Event_LoggedModelCreated{LoggedModelCreated: &events.LoggedModelCreated{
+			ModelId: "m-1", ExperimentId: "7", Name: "m", ArtifactUri: "a/m-1", ModelType: "agent", SourceRunId: run,
+			Parameters: []*events.Parameter{{Key: "p", Value: "1"}}, Tags: []*events.Tag{{Key: "t0", Value: "created"}},
+		}}}),
+	)
+	for i := range 3 {
 		_, stop := w.start(nil)
 		w.wait()
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}
-		status := events.RunStatus_RUN_STATUS_FINISHED
+		w.check()
+		status, name := events.RunStatus_RUN_STATUS_FINISHED, fmt.Sprint("name ", i)
 		w.mustPublish(
 			w.logged(run, series("loss", 0, 100)...), // again, as log_model does
 			w.logged(run, series("loss", 50, 100)...),
 			w.logged(other, events.Point{Key: "acc", Step: 2, Timestamp: 1002, Value: math.NaN()}, events.Point{Key: "acc", Step: -1}),
-			w.ofRun(run, events.KindMeta, &events.Event{Data: &events.Event_RunUpdated{RunUpdated: &events.RunUpdated{RunId: run, Status: &status}}}),
+			ofRun(run, &events.Event{Data: &events.Event_RunUpdated{RunUpdated: &events.RunUpdated{RunId: run, Status: &status}}}),
+			ofRun(deleted, &events.Event{Data: &events.Event_RunUpdated{RunUpdated: &events.RunUpdated{RunId: deleted, Name: &name}}}),
+			ofRun(restored, &events.Event{Data: &events.Event_RunRestored{RunRestored: &events.RunRestored{RunId: restored}}}),
+			ofRun(gone, &events.Event{Data: &events.Event_ArtifactsPurged{ArtifactsPurged: &events.ArtifactsPurged{Owner: &events.ArtifactsPurged_RunId{RunId: gone}}}}),
+			exp(&events.Event{Data: &events.Event_ExperimentRenamed{ExperimentRenamed: &events.ExperimentRenamed{ExperimentId: "7", Name: name}}}),
+			w.ofModel("m-1", &events.Event{Data: &events.Event_LoggedModelTagsSet{LoggedModelTagsSet: &events.LoggedModelTagsSet{
+				ModelId: "m-1", Tags: []*events.Tag{{Key: name, Value: "v"}},
+			}}}),
 		)
 	}
 	w.start(nil)
@@ -556,6 +590,7 @@ func TestStateIsLoadedFromTheTables(t *testing.T) {
 }
 
 func TestOneInsertIsOnePart(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, stop := w.start(nil)
 	w.wait()

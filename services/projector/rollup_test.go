@@ -61,6 +61,7 @@ func rollEvery(points int) func(*Config) {
 // The blocks of a series say what its points say, whatever order those come in,
 // and wherever their writing ends.
 func TestRollupsSayWhatThePointsSay(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	proptest.Check(t, func(rt *rapid.T) {
 		run := newRunID()
@@ -139,6 +140,7 @@ func TestRollupsSayWhatThePointsSay(t *testing.T) {
 
 // A series is rolled up as it grows, and a late point changes its block.
 func TestRollupsFollow(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, stop := w.start(rollEvery(1000))
 	run := newRunID()
