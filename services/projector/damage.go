@@ -75,10 +75,8 @@ func (p *Projector) watch(ctx context.Context) error {
 				return err
 			}
 		}
-		for stream, end := range ends {
-			if at, err := st.checkpoint(ctx, stream); err != nil || at.seq < end {
-				return err
-			}
+		if reached, err := st.reached(ctx, ends); err != nil || !reached {
+			return err
 		}
 		for _, t := range names {
 			if err := st.drop(ctx, t); err != nil {
@@ -100,6 +98,16 @@ func (p *Projector) ends(ctx context.Context) (map[string]uint64, error) {
 		ends[w.stream] = last
 	}
 	return ends, nil
+}
+
+// reached tells whether the checkpoint of each stream is at its end.
+func (s *store) reached(ctx context.Context, ends map[string]uint64) (bool, error) {
+	for stream, end := range ends {
+		if at, err := s.checkpoint(ctx, stream); err != nil || at.seq < end {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // check returns a *damageError when a part is not as its checksums say, and nil

@@ -10,8 +10,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/runledger/runledger/pkg/chconn"
 	"github.com/runledger/runledger/pkg/events"
+	"github.com/runledger/runledger/pkg/tables"
 	"github.com/runledger/runledger/pkg/watermark"
 )
 
@@ -266,6 +269,12 @@ func TestDamagedTablesAreBuiltAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "SELECT sum(value) FROM metrics"},
+		{"flipped byte that nobody has read", false, func() {
+			w.exec("OPTIMIZE TABLE metrics FINAL")
+			if err := w.largest(tableMetrics).flip(); err != nil {
+				t.Fatal(err)
+			}
+		}, ""},
 		{"part that cannot be loaded", true, func() {
 			bad := w.largest(tableRuns)
 			w.unloaded(tableRuns, func() error {
@@ -320,7 +329,112 @@ func TestDamagedTablesAreBuiltAgain(t *testing.T) {
 				t.Error("readers were not told")
 			}
 			until(t, "the damaged tables are dropped", func() bool { return w.aside() == 0 })
+			until(t, "it says that it is done", func() bool { return p.rebuilding.Load() == nil && w.gauge(p, "runledger_projector_rebuilding") == 0 })
 		})
+	}
+}
+
+// gauge returns what a projector says of itself.
+func (w *world) gauge(p *Projector, name string) float64 {
+	w.t.Helper()
+	families, err := p.config.Registerer.(prometheus.Gatherer).Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	w.t.Fatalf("there is no %s", name)
+	return 0
+}
+
+// What was damaged first is kept until the tables have caught up: it may have rows that
+// the log has lost. Tables that another projector has replaced are left alone.
+func TestTablesAreSetAsideOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p, err := New(t.Context(), w.config(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := dial(t.Context(), w.opts, "", 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.close()
+	var firsts uint64
+	for _, name := range []string{"first", "second"} {
+		if err := tables.Migrate(t.Context(), w.opts, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.rebuild(t.Context(), &damageError{"of tables that are gone", errors.New("damaged")}); err != nil {
+			t.Fatal(err)
+		}
+		if err := st.complete(t.Context()); err != nil {
+			t.Fatalf("tables that are not damaged were set aside: %v", err)
+		}
+		w.exec(fmt.Sprintf("INSERT INTO runs (name) VALUES ('%s')", name))
+		if err := st.setAside(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := errors.AsType[*damageError](st.complete(t.Context())); !ok {
+			t.Error("the tables are still there")
+		}
+	}
+	if err := w.conn.QueryRow(t.Context(), "SELECT countIf(name = 'first') FROM runs"+asideSuffix).Scan(&firsts); err != nil || firsts != 1 {
+		t.Errorf("%d rows are left of what was set aside first, %v", firsts, err)
+	}
+	if n := w.aside(); n != uint64(len(allTables)+1) {
+		t.Errorf("%d tables are set aside, want all", n)
+	}
+	if err := tables.Migrate(t.Context(), w.opts, nil); err != nil {
+		t.Fatal(err)
+	}
+	st.stream = "RUNS_0"
+	if err := st.setCheckpoint(t.Context(), checkpoint{seq: 5, incarnation: "x"}, blocks{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		ends map[string]uint64
+		want bool
+	}{
+		{map[string]uint64{"RUNS_0": 5, "RUNS_1": 0}, true},
+		{map[string]uint64{"RUNS_0": 6}, false},
+		{map[string]uint64{"RUNS_0": 5, "RUNS_1": 1}, false},
+	} {
+		if got, err := st.reached(t.Context(), test.ends); err != nil || got != test.want {
+			t.Errorf("%v are reached: %v, %v", test.ends, got, err)
+		}
+	}
+}
+
+// Nobody projects any stream while the tables are replaced.
+func TestReplacementHasEveryLease(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p, err := New(t.Context(), w.config(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := 0
+	if err := p.underAll(t.Context(), p.workers, func(ctx context.Context) error {
+		for _, stream := range w.log.Streams() {
+			entry, err := p.leases.kv.Get(ctx, stream)
+			if err != nil {
+				return fmt.Errorf("the lease of %s: %w", stream, err)
+			}
+			if strings.Contains(string(entry.Value()), `"holder":"`+p.leases.holder+`"`) {
+				held++
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if held != len(w.log.Streams()) || held == 0 {
+		t.Errorf("%d leases of %d were held", held, len(w.log.Streams()))
 	}
 }
 

@@ -65,7 +65,7 @@ func TestClickHouseIsKilledUnderLoad(t *testing.T) {
 	w.nc, w.log = newLog(t)
 	p, stop := w.start(func(c *Config) { c.FlushRows = 500 })
 	until(t, "the projector is ready", func() bool { return p.Ready(t.Context()) == nil })
-	for i := range 6 {
+	for i := range 3 {
 		loaded := make(chan error, 1)
 		go func() { loaded <- w.load(8, 10) }()
 		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)

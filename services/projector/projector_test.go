@@ -603,13 +603,14 @@ func TestOneInsertIsOnePart(t *testing.T) {
 	run := newRunID()
 	stream, _ := w.log.RunSubject("7", run, events.KindMeta)
 	entries := []entry{w.created(run)}
-	for i := range 100 {
+	const messages = 66 // more points than the engine reads in one block by default
+	for i := range messages {
 		entries = append(entries, w.logged(run, series(fmt.Sprint("k", i%7), i*events.MaxPoints, events.MaxPoints)...))
 	}
 	w.mustPublish(entries...)
 	var flushes int
 	w.start(func(c *Config) {
-		c.FlushAge, c.FlushRows = time.Minute, 100*events.MaxPoints
+		c.FlushAge, c.FlushRows = time.Minute, messages*events.MaxPoints
 		c.failpoint = func(s, table string, done bool) error {
 			if s == stream && table == "metrics" && done {
 				flushes++

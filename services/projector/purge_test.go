@@ -74,11 +74,11 @@ func TestProjectorIsLostAroundAPurge(t *testing.T) {
 	t.Parallel()
 	const first, small = 10_000, 30 // rows of a batch before and after the loss
 	steps := 1
+	w := newWorld(t) // with other runs at each step
 	// Each statement has a step before and one after it, which is as good as the
 	// one before the next.
 	for step := 0; step < steps; step += 2 {
 		t.Run(fmt.Sprint("step ", step), func(t *testing.T) {
-			w := newWorld(t)
 			before, end, run := w.purgeHistory()
 			w.mustPublish(before...)
 			_, stop := w.start(nil)

@@ -200,6 +200,71 @@ func TestRollupsFollow(t *testing.T) {
 	w.check()
 }
 
+// A roll-up says that it has the points that were there before it read them, and no
+// later ones: whoever draws the series would miss those.
+func TestRollupIsAsOldAsItsPoints(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(goOn) })
+	defer release()
+	var armed atomic.Bool
+	armed.Store(true)
+	w.start(func(c *Config) {
+		c.RollupPoints = 100
+		c.failpoint = func(_, table string, done bool) error {
+			if table == string(tableRollups) && !done && armed.CompareAndSwap(true, false) {
+				close(begun)
+				<-goOn
+			}
+			return nil
+		}
+	})
+	run := newRunID()
+	w.mustPublish(w.created(run), w.logged(run, series("loss", 0, 200)...))
+	select {
+	case <-begun:
+	case <-time.After(eventually):
+		t.Fatal("nothing is rolled up")
+	}
+	// Too few for another roll-up, and far from the blocks that are being written.
+	w.mustPublish(w.logged(run, series("loss", 1_000_000, 50)...))
+	w.wait()
+	release()
+	w.waitRolled(run, "loss", 1)
+	if _, through := w.rolled(run, "loss"); through != 2 {
+		t.Errorf("rolled up to %d, and the points behind 2 came later", through)
+	}
+	w.check()
+}
+
+// A roll-up whose end is not known ends the session: the next one ends what may still
+// run, and does it again.
+func TestRollupWhoseEndIsNotKnownIsDoneAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var armed atomic.Bool
+	armed.Store(true)
+	w.start(func(c *Config) {
+		c.RollupPoints = 100
+		c.failpoint = func(_, table string, done bool) error {
+			if table == string(tableRollups) && done && armed.CompareAndSwap(true, false) {
+				return errUnsettled
+			}
+			return nil
+		}
+	})
+	run := newRunID()
+	w.mustPublish(w.created(run), w.logged(run, series("loss", 0, 200)...))
+	w.wait()
+	w.waitRolled(run, "loss", 1)
+	w.check()
+	var epoch uint64
+	if err := w.conn.QueryRow(t.Context(), "SELECT max(epoch) FROM checkpoints WHERE stream = $1", w.shardOf(run)).Scan(&epoch); err != nil || epoch < 2 {
+		t.Errorf("it was done again in the epoch %d, %v", epoch, err)
+	}
+}
+
 // Nothing of a purged run is left, nor comes back: not of one that is purged before
 // it is rolled up, nor of one whose roll-up has begun.
 func TestRollupsOfAPurgedRun(t *testing.T) {
