@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -16,6 +17,22 @@ import (
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/natsserver"
 )
+
+// waiting is told when the server has found its disk still full.
+type waiting struct{ said chan struct{} }
+
+func (waiting) Enabled(context.Context, slog.Level) bool { return true }
+func (w waiting) WithAttrs([]slog.Attr) slog.Handler     { return w }
+func (w waiting) WithGroup(string) slog.Handler          { return w }
+func (w waiting) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == "the event log's disk takes no writes" {
+		select {
+		case w.said <- struct{}{}:
+		default:
+		}
+	}
+	return nil
+}
 
 // TestAFullDiskLosesNothingAndIsLeftBehind fills the disk under large batches, twice,
 // and stops the server on a full disk at last: what was acknowledged is there, no
@@ -34,9 +51,10 @@ func TestAFullDiskLosesNothingAndIsLeftBehind(t *testing.T) {
 		}
 	}()
 	data := filepath.Join(dir, "nats")
+	stillFull := waiting{make(chan struct{}, 1)}
 	start := func() (*natsserver.Server, *eventlog.Log) {
 		t.Helper()
-		s, err := natsserver.Start(t.Context(), natsserver.Config{DataDir: data, Check: eventlog.CheckBeforeStart})
+		s, err := natsserver.Start(t.Context(), natsserver.Config{DataDir: data, Check: eventlog.CheckBeforeStart, Logger: slog.New(stillFull)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -126,6 +144,11 @@ func TestAFullDiskLosesNothingAndIsLeftBehind(t *testing.T) {
 	for _, room := range []int64{1 << 20, 100 << 10} {
 		fill(room)
 		write(0)
+		select {
+		case <-stillFull.said:
+		case <-time.After(time.Minute):
+			t.Error("it does not look whether the disk has room")
+		}
 		if err := s.Health(); !errors.Is(err, natsserver.ErrUnhealthy) {
 			t.Errorf("health on a full disk: %v", err)
 		}
