@@ -27,7 +27,7 @@ type commit struct {
 // the attempts to commit.
 func together(t *testing.T, log *eventlog.Log, config eventlog.LaneConfig, commands ...eventlog.Decide) (positions []eventlog.Position, errs []error, observed []commit) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	config.Observe = func(n int, _ time.Duration, err error) { observed = append(observed, commit{n, err}) }
 	lane := log.NewLane(config)
@@ -48,9 +48,10 @@ func together(t *testing.T, log *eventlog.Log, config eventlog.LaneConfig, comma
 	}
 	close(release)
 	wg.Wait()
-	if ctx.Err() == nil {
-		lane.Close()
+	if ctx.Err() != nil {
+		t.Fatal("the lane does not answer")
 	}
+	lane.Close()
 	return positions, errs, observed
 }
 
