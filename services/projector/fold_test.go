@@ -122,10 +122,14 @@ func TestFoldRefusesWhatIngestNeverWrites(t *testing.T) {
 		"run id with dashes":       {"RUNS_0", ofMeta(dashed), runCreated(dashed)},
 		"experiment of no number":  {"RUNS_0", events.RunSubject(0, "x", run, events.KindMeta), runCreated(run)},
 		"run on the registry":      {events.StreamRegistry, events.ModelSubject("m"), runCreated(run)},
-		"model that was not created": {"RUNS_0", events.LoggedModelSubject(0, "7", "m"),
-			&events.Event{Data: &events.Event_LoggedModelDeleted{LoggedModelDeleted: &events.LoggedModelDeleted{ModelId: "m"}}}},
-		"experiment that was not created": {events.StreamExperiments, events.ExperimentSubject("7"),
-			&events.Event{Data: &events.Event_ExperimentRenamed{ExperimentRenamed: &events.ExperimentRenamed{ExperimentId: "7"}}}},
+		"model that was not created": {
+			"RUNS_0", events.LoggedModelSubject(0, "7", "m"),
+			&events.Event{Data: &events.Event_LoggedModelDeleted{LoggedModelDeleted: &events.LoggedModelDeleted{ModelId: "m"}}},
+		},
+		"experiment that was not created": {
+			events.StreamExperiments, events.ExperimentSubject("7"),
+			&events.Event{Data: &events.Event_ExperimentRenamed{ExperimentRenamed: &events.ExperimentRenamed{ExperimentId: "7"}}},
+		},
 		"artifact of less than nothing": {"RUNS_0", events.ArtifactSubject(0, events.NoOwner, events.NoOwner), upload(-1, 32)},
 		"artifact without a digest":     {"RUNS_0", events.ArtifactSubject(0, events.NoOwner, events.NoOwner), upload(1, 0)},
 		"artifact with a long digest":   {"RUNS_0", events.ArtifactSubject(0, events.NoOwner, events.NoOwner), upload(1, 33)},
