@@ -106,6 +106,7 @@ func TestMomentsThatAreNone(t *testing.T) {
 		"2026-03-03T14:00":     "the time has no zone",
 		"2001-03-03T14:00:00Z": "it is before the first entry",
 		"2999-03-03T14:00:00Z": "it is in the future",
+		time.Now().Add(time.Hour).UTC().Format(time.RFC3339): "it is in the future",
 	} {
 		for path, field := range map[string]string{
 			"/api/2.0/mlflow/registered-models/get": "as_of", "/api/v1/models/m/history": "as_of", "/api/2.0/mlflow/model-versions/search": "as_of",

@@ -66,6 +66,7 @@ func TestTheDiskIsFull(t *testing.T) {
 
 // The ledger's disk takes no writes for a while: nothing waits for it without end.
 func TestTheDiskStalls(t *testing.T) {
+	t.Parallel()        // it waits for what does not come
 	var mu sync.RWMutex // held by the stall
 	fs := errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if op.Kind.ReadOrWrite() == errorfs.OpIsWrite {

@@ -323,28 +323,6 @@ func TestEvaluations(t *testing.T) {
 	}
 }
 
-// A version is written whole with each change of it, so that it has a size that it
-// cannot outgrow.
-func TestEvaluationsAreBounded(t *testing.T) {
-	g := newGuarded(t, 1)
-	metrics := fields{}
-	for i := range 199 {
-		metrics[fmt.Sprint(i)] = i
-	}
-	for i := range 50 {
-		if a := g.evaluate(1, fields{"name": "n", "metrics": metrics}); a.status != http.StatusOK {
-			t.Fatalf("evaluation %d: %d %v", i, a.status, a.body)
-		}
-	}
-	if a := g.evaluate(1, fields{"name": "n", "metrics": metrics}); a.status != http.StatusBadRequest ||
-		!strings.Contains(fmt.Sprint(a.body["message"]), "'metrics': the evaluations of version 1 of 'm' would have 10149 metrics, the most is 10000") {
-		t.Errorf("too many: %d %v", a.status, a.body)
-	}
-	if a := g.evaluate(1, fields{"name": "n", "metrics": fields{"a": 1}}); a.status != http.StatusOK {
-		t.Errorf("a small one: %d %v", a.status, a.body)
-	}
-}
-
 func TestGatesThatCannotBe(t *testing.T) {
 	g := newGuarded(t, 1)
 	before := g.size()

@@ -182,6 +182,7 @@ func (r *rollbacks) kill(t *testing.T, dir string, env ...string) {
 // Killed at any moment, a rollback is there as a whole or not at all, is done once
 // however often it is asked for, and every moment is a fold of what was before it.
 func TestKillRollbacks(t *testing.T) {
+	t.Parallel()
 	kills := defaultKills
 	if text := os.Getenv(killsVariable); text != "" {
 		var err error
@@ -193,6 +194,7 @@ func TestKillRollbacks(t *testing.T) {
 		return &rollbacks{attempts: make(map[string]attempt), told: make(map[string][2]string), refused: make(map[string]bool)}
 	}
 	t.Run("with its log", func(t *testing.T) {
+		t.Parallel()
 		dir, r := t.TempDir(), newRollbacks()
 		for range kills / 2 {
 			r.kill(t, dir)
@@ -205,6 +207,7 @@ func TestKillRollbacks(t *testing.T) {
 		r.check(t, openLog(t, n.Conn()), dir)
 	})
 	t.Run("alone", func(t *testing.T) {
+		t.Parallel()
 		dir, r := t.TempDir(), newRollbacks()
 		n := startNATS(t, dir)
 		for range kills - kills/2 {

@@ -203,10 +203,14 @@ func TestLineageAnswersTheQuestion(t *testing.T) {
 	wantAt(t, a, "1", "model_version", "version")
 	wantAt(t, a, "[]", "replaced")
 	wantAt(t, a, "Archived", "model_version", "current_stage")
+	wantAt(t, a, "2026-03-03T12:00:00Z", "at")
 	a = s.lineage(http.StatusOK, fields{"alias": "champion", "as_of": "7"})
 	wantAt(t, a, "2", "model_version", "version")
 	wantAt(t, a, "[1]", "replaced")
 	wantAt(t, s.lineage(http.StatusOK, fields{"version": "1", "as_of": "7"}), "2", "put_by", "seq")
+
+	// What was logged at the very moment counts.
+	wantAt(t, s.lineage(http.StatusOK, fields{"stage": "Production", "as_of": "2026-03-03T16:00:00Z"}), "since", "run", "parameters", 1, "key")
 
 	// What it became is told of under its name of now.
 	s.lineage(http.StatusNotFound, fields{"stage": "Production"})
@@ -253,6 +257,11 @@ func TestLineageOfWhatIsGone(t *testing.T) {
 	change(&events.Event{Data: &events.Event_RunDeleted{RunDeleted: &events.RunDeleted{RunId: tracedRun}}})
 	wantAt(t, get(4), "deleted", "run", "state")
 	wantAt(t, get(4), "c0ffee", "code", "git_commit")
+	change(&events.Event{Data: &events.Event_RunRestored{RunRestored: &events.RunRestored{RunId: tracedRun}}})
+	wantAt(t, get(4), "recorded", "run", "state")
+	change(runTags("mlflow.source.name", "other.py"))
+	change(&events.Event{Data: &events.Event_RunTagDeleted{RunTagDeleted: &events.RunTagDeleted{RunId: tracedRun, Key: "mlflow.source.name"}}})
+	wantAt(t, get(4), "<nil>", "code", "source_name")
 	change(&events.Event{Data: &events.Event_LoggedModelDeleted{LoggedModelDeleted: &events.LoggedModelDeleted{ModelId: tracedModel}}})
 	wantAt(t, get(5), "deleted", "logged_model", "state")
 	last := int(s.size())
@@ -296,6 +305,57 @@ func TestLineageListsAreBounded(t *testing.T) {
 	if tags := a["run"].(map[string]any)["tags"].([]any); len(tags) != provenance.MaxItems {
 		t.Errorf("%d tags", len(tags))
 	}
+}
+
+// What is told twice is in a list once, and what a value grows by counts.
+func TestLineageOfWhatIsToldAgain(t *testing.T) {
+	log := openLog(t, natstest.Start(t))
+	s := start(t, log, t.TempDir())
+	t.Cleanup(s.close)
+	train(t, log, time.Now())
+	again := &events.RunInputsLogged{RunId: tracedRun, ModelIds: []string{"m-base"}, Datasets: []*events.DatasetInput{{Name: "digits", Digest: "d1"}, {Name: "digits", Digest: "d2"}}}
+	outputs := &events.RunOutputsLogged{RunId: tracedRun, Models: []*events.ModelOutput{{ModelId: tracedModel, Step: 3}, {ModelId: tracedModel, Step: 4}}}
+	record(t, log, time.Now(),
+		&events.Event{Data: &events.Event_RunInputsLogged{RunInputsLogged: again}},
+		&events.Event{Data: &events.Event_RunOutputsLogged{RunOutputsLogged: outputs}},
+		uploaded(tracedRun, "model/requirements.txt", 9),
+		&events.Event{Data: &events.Event_LoggedModelParametersLogged{LoggedModelParametersLogged: &events.LoggedModelParametersLogged{
+			ModelId: tracedModel, Parameters: []*events.Parameter{{Key: "later", Value: "1"}},
+		}}},
+		&events.Event{Data: &events.Event_LoggedModelTagsSet{LoggedModelTagsSet: &events.LoggedModelTagsSet{
+			ModelId: tracedModel, Tags: []*events.Tag{{Key: "gone", Value: "1"}, {Key: "kept", Value: "1"}},
+		}}},
+		&events.Event{Data: &events.Event_LoggedModelTagDeleted{LoggedModelTagDeleted: &events.LoggedModelTagDeleted{ModelId: tracedModel, Key: "gone"}}},
+		runTags("mlflow.log-model.history", `[{"artifact_path":"model","flavors":{"sklearn":{}}}]`),
+	)
+	s.create("digits")
+	s.must("POST", "model-versions/create", fields{"name": "digits", "source": "models:/" + tracedModel, "model_id": tracedModel})
+	s.must("POST", "model-versions/create", fields{"name": "digits", "source": "mlflow-artifacts:/1/" + tracedRun + "/artifacts/a-model", "run_id": tracedRun})
+	a := s.lineage(http.StatusOK, fields{"version": "1"})
+	for _, c := range []struct {
+		want string
+		path []any
+	}{
+		{"none", []any{"run", "datasets", 2}},
+		{"d2", []any{"run", "datasets", 1, "digest"}},
+		{"none", []any{"run", "models_in", 1}},
+		{"4", []any{"run", "models_out", 1, "step"}},
+		{"none", []any{"run", "models_out", 2}},
+		{"9", []any{"run", "end_time"}},
+		{"later", []any{"logged_model", "parameters", 1, "key"}},
+		{"kept", []any{"logged_model", "tags", 0, "key"}},
+		{"mlflow.modelVersions", []any{"logged_model", "tags", 1, "key"}},
+		{"model/requirements.txt", []any{"environment", "files", 2, "path"}},
+		{tracedRun, []any{"environment", "files", 2, "owner"}},
+	} {
+		wantAt(t, a, c.want, c.path...)
+	}
+	wantAt(t, s.lineage(http.StatusOK, fields{"version": "2"}), "map[]", "environment", "flavors")
+	for i := range 12 {
+		key := fmt.Sprint("grows ", i)
+		record(t, log, time.Now(), runTags(key, "x"), runTags(key, strings.Repeat("x", 900_000)))
+	}
+	wantAt(t, s.lineage(http.StatusOK, fields{"version": "1"}), "[run.tags]", "truncated")
 }
 
 func TestLineageRefuses(t *testing.T) {
@@ -363,6 +423,7 @@ func TestLineageAfterARollback(t *testing.T) {
 
 // The entry that put a version somewhere is the one before which it was not there.
 func TestWhoPutAVersionThere(t *testing.T) {
+	t.Parallel()
 	log := openLog(t, natstest.Start(t))
 	ledgertest.Publish(t, log, ledgertest.RandomEvents(t, 11, 400))
 	recs := readAll(t, log)

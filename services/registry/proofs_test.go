@@ -15,12 +15,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/runledger/runledger/pkg/eventlog"
+	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/natsserver/natstest"
 	"github.com/runledger/runledger/services/registry"
 	"github.com/runledger/runledger/services/registry/audit"
@@ -177,6 +179,36 @@ func TestProofs(t *testing.T) {
 	}
 }
 
+// One answer is bounded in bytes: who asks goes on from where it ended.
+func TestEntriesAreBounded(t *testing.T) {
+	t.Parallel()
+	log := openLog(t, natstest.Start(t))
+	writeAll(t, log, "m", created("m"))
+	const n = 10
+	for i := range n {
+		writeAll(t, log, "m", &events.Event{Data: &events.Event_RegisteredModelUpdated{RegisteredModelUpdated: &events.RegisteredModelUpdated{
+			Name: "m", Description: strings.Repeat(fmt.Sprint(i), 1_000_000),
+		}}})
+	}
+	p := startProving(t, log, t.TempDir())
+	defer p.close()
+	if status, body := p.get("entries", nil); status != http.StatusOK || len(body) > 12<<20 || len(body) < 8<<20 {
+		t.Errorf("%d, %d bytes", status, len(body))
+	}
+	got := 0
+	for _, err := range p.client().Entries(t.Context(), 0, n+1) {
+		if got++; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got != n+1 {
+		t.Errorf("%d entries, want %d", got, n+1)
+	}
+	if page := len(asList(p.raw("GET", "/api/v1/models/m/history", nil).body["entries"])); page >= n+1 || page < 2 {
+		t.Errorf("%d entries in a page of the history", page)
+	}
+}
+
 func (p *proving) sign() (status int, signed []byte) {
 	rec := httptest.NewRecorder()
 	p.echo.ServeHTTP(rec, httptest.NewRequest(http.MethodPost, "/api/v1/registry/tree-heads", nil))
@@ -255,6 +287,56 @@ func TestTreeHeads(t *testing.T) {
 	}
 }
 
+// Heads are signed at the start, and then as the ledger grows, without being asked for.
+func TestHeadsAreSignedByThemselves(t *testing.T) {
+	log, dir := openLog(t, natstest.Start(t)), t.TempDir()
+	k, _ := treehead.LoadKey(filepath.Join(dir, "key"), "runledger/test")
+	keeper, err := treehead.OpenKeeper(filepath.Join(dir, "heads"), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed := func(size uint64) func() bool {
+		return func() bool { latest, ok := keeper.Latest(); return ok && latest == size }
+	}
+	s := start(t, log, filepath.Join(dir, "ledger"))
+	s.create("a")
+	s.close()
+	s = startWith(t, registry.Config{Log: log, Dir: filepath.Join(dir, "ledger"), Heads: keeper, HeadEvery: time.Hour})
+	eventually(t, "the head of what was there at the start", signed(1))
+	s.close()
+	s = startWith(t, registry.Config{Log: log, Dir: filepath.Join(dir, "ledger"), Heads: keeper, HeadEvery: time.Millisecond})
+	defer s.close()
+	for size := uint64(2); size < 4; size++ {
+		s.create(fmt.Sprint("m", size))
+		eventually(t, "the head of what came since", signed(size))
+	}
+}
+
+// However many heads are kept, each is listed once.
+func TestEveryHeadIsListedOnce(t *testing.T) {
+	const n = 1001
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "heads"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for size := range n {
+		if err := os.WriteFile(filepath.Join(dir, "heads", fmt.Sprintf("%012d.note", size)), []byte(fmt.Sprint(size)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := startProving(t, openLog(t, natstest.Start(t)), dir)
+	defer p.close()
+	heads, err := p.client().Heads(t.Context())
+	if err != nil || len(heads) != n {
+		t.Fatalf("%d heads, %v", len(heads), err)
+	}
+	for i, head := range heads {
+		if string(head) != fmt.Sprint(i) {
+			t.Fatalf("head %d is %q", i, head)
+		}
+	}
+}
+
 func (p *proving) client() *audit.Client {
 	p.t.Helper()
 	c, err := audit.NewClient(p.url)
@@ -265,6 +347,7 @@ func (p *proving) client() *audit.Client {
 }
 
 func TestVerifyARunningServer(t *testing.T) {
+	t.Parallel()
 	log, dir := openLog(t, natstest.Start(t)), t.TempDir()
 	p := startProving(t, log, dir)
 	n := p.fill()

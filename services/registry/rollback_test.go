@@ -266,17 +266,23 @@ func checkGuardsStay(t rapid.TB, now, before *catalog.State) {
 }
 
 func TestAnyMomentIsAFoldAndARollbackGoesBackToIt(t *testing.T) {
+	t.Parallel()
 	log := openLog(t, natstest.Start(t))
 	s := start(t, log, t.TempDir())
 	t.Cleanup(s.close)
 	done := make(map[string]int)
 	var recs []eventlog.Record
+	states := []*catalog.State{catalog.Empty()} // by number of entries
 	readOn := func() {
 		for rec, err := range log.Read(s.t.Context(), events.StreamRegistry, "", uint64(len(recs))+1, 0) {
 			if err != nil {
 				s.t.Fatal(err)
 			}
-			recs = append(recs, rec)
+			next, _, err := states[len(recs)].Apply(rec.Seq, rec.Time, rec.Event)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			recs, states = append(recs, rec), append(states, next)
 		}
 	}
 	proptest.Check(t, func(t *rapid.T) {
@@ -312,7 +318,7 @@ func TestAnyMomentIsAFoldAndARollbackGoesBackToIt(t *testing.T) {
 			}
 		}
 		n := moment()
-		then, before := fold(t, recs[:n]), fold(t, recs)
+		then, before := states[n], states[len(recs)]
 		model := ""
 		if pick(2) == 0 {
 			model = fmt.Sprint("model ", pick(3))
@@ -339,7 +345,7 @@ func TestAnyMomentIsAFoldAndARollbackGoesBackToIt(t *testing.T) {
 		for _, change := range asList(a.body["changes"]) {
 			done[fmt.Sprint(change.(map[string]any)["what"])]++
 		}
-		now := fold(t, recs)
+		now := states[len(recs)]
 		checkGuardsStay(t, now, before)
 		if m, ok := now.Model(model); ok {
 			checkBack(t, m, then.ModelByID(m.ID))
@@ -354,7 +360,7 @@ func TestAnyMomentIsAFoldAndARollbackGoesBackToIt(t *testing.T) {
 		back := len(recs)
 		readOn()
 		checkBatch(t, recs[back:], a, "forth")
-		after := fold(t, recs)
+		after := states[len(recs)]
 		checkAllBack(t, after, before)
 		if got := slices.Collect(after.Models()); len(got) != before.Len() {
 			t.Fatalf("%d models, there were %d", len(got), before.Len())
@@ -626,12 +632,24 @@ func TestRollbacksRace(t *testing.T) {
 	}
 }
 
-func TestARollbackThatIsTooLarge(t *testing.T) {
-	s := newServer(t)
-	s.create("m")
-	for i := range eventlog.MaxEvents + 1 {
-		s.must("POST", "registered-models/set-tag", fields{"name": "m", "key": strconv.Itoa(i), "value": "v"})
+// modelTags returns n events that give the model m other tags for each n.
+func modelTags(n int) []*events.Event {
+	list := make([]*events.Event, n)
+	for i := range list {
+		list[i] = &events.Event{Data: &events.Event_RegisteredModelTagSet{RegisteredModelTagSet: &events.RegisteredModelTagSet{
+			Name: "m", Tag: &events.Tag{Key: fmt.Sprintf("%d of %d", i, n), Value: "v"},
+		}}}
 	}
+	return list
+}
+
+func TestARollbackThatIsTooLarge(t *testing.T) {
+	t.Parallel()
+	log := openLog(t, natstest.Start(t))
+	writeAll(t, log, "m", append([]*events.Event{created("m")}, modelTags(1)...)...)
+	writeAll(t, log, "m", modelTags(eventlog.MaxEvents)...)
+	s := start(t, log, t.TempDir())
+	t.Cleanup(s.close)
 	size := s.size()
 	a := s.rollback("m", fields{"to": 1, "reason": "r"})
 	if a.status != http.StatusBadRequest || !strings.Contains(toJSON(t, a.body), "501 changes") || s.size() != size {
@@ -645,6 +663,7 @@ func TestARollbackThatIsTooLarge(t *testing.T) {
 
 // Who reads while a rollback is made, here or elsewhere, sees it as a whole.
 func TestARollbackIsSeenAsAWhole(t *testing.T) {
+	t.Parallel()
 	const tags = 400 // more than is applied at a time
 	log := openLog(t, natstest.Start(t))
 	servers := []*server{start(t, log, t.TempDir()), start(t, log, t.TempDir())}
@@ -653,15 +672,13 @@ func TestARollbackIsSeenAsAWhole(t *testing.T) {
 	}
 	s := servers[0]
 	s.create("m")
-	for i := range tags {
-		s.must("POST", "registered-models/set-tag", fields{"name": "m", "key": fmt.Sprint("k", i), "value": "v"})
-	}
+	writeAll(t, log, "m", modelTags(tags)...)
 	done := make(chan struct{})
 	var wg sync.WaitGroup
-	for i := range 4 {
+	for i := range servers {
 		wg.Go(func() {
 			for {
-				if n := len(asList(servers[i%2].model("m")["tags"])); n != 0 && n != tags {
+				if n := len(asList(servers[i].model("m")["tags"])); n != 0 && n != tags {
 					t.Errorf("%d of %d tags", n, tags)
 				}
 				select {

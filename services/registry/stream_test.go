@@ -22,13 +22,11 @@ import (
 	"github.com/google/uuid"
 	natsd "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
-	"pgregory.net/rapid"
 
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/natsserver"
 	"github.com/runledger/runledger/pkg/natsserver/natstest"
-	"github.com/runledger/runledger/pkg/proptest"
 	"github.com/runledger/runledger/services/registry/internal/ledgertest"
 	"github.com/runledger/runledger/services/registry/ledger"
 )
@@ -121,61 +119,69 @@ func webhookRequest(pick func(n int) int) (method, path string, f fields, header
 // Whatever is asked of two processes, at once and in turn, both ledgers are the
 // same, are a fold of the stream, and a rebuilt one is the same again.
 func TestTwoProcessesHaveOneLedger(t *testing.T) {
-	proptest.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp(t.TempDir(), "")
-		if err != nil {
-			t.Fatal(err)
+	t.Parallel()
+	const tries, rounds = 24, 50 // to start servers takes longer than to ask them
+	for range tries {
+		seed := rand.Uint64()
+		if !haveOneLedger(t, rand.New(rand.NewPCG(seed, 0)).IntN, rounds) {
+			t.Fatalf("with seed %d", seed)
 		}
-		n, err := natsserver.Start(t.Context(), natsserver.Config{DataDir: filepath.Join(dir, "nats")})
-		if err != nil {
-			t.Fatal(err)
+	}
+}
+
+// haveOneLedger asks two processes for up to so many times a few things at once.
+func haveOneLedger(t *testing.T, pick func(n int) int, rounds int) bool {
+	t.Helper()
+	dir, err := os.MkdirTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := natsserver.Start(t.Context(), natsserver.Config{DataDir: filepath.Join(dir, "nats")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := openLog(t, n.Conn())
+	dirs := [2]string{filepath.Join(dir, "a"), filepath.Join(dir, "b")}
+	servers := [2]*server{start(t, log, dirs[0]), start(t, log, dirs[1])}
+	for range 1 + pick(rounds) {
+		var wg sync.WaitGroup
+		for range 1 + pick(3) {
+			s := servers[pick(2)]
+			method, path, f := request(pick)
+			wg.Go(func() {
+				if a := s.send(method, path, f); a.status >= http.StatusInternalServerError || a.status == http.StatusTooManyRequests {
+					t.Errorf("%s %s %v: %d %v", method, path, f, a.status, a.body)
+				}
+			})
 		}
-		log := openLog(t, n.Conn())
-		dirs := [2]string{filepath.Join(dir, "a"), filepath.Join(dir, "b")}
-		servers := [2]*server{start(t, log, dirs[0]), start(t, log, dirs[1])}
-		pick := func(n int) int { return rapid.IntRange(0, n-1).Draw(rt, "pick") }
-		for range rapid.IntRange(1, 12).Draw(rt, "rounds") {
-			var wg sync.WaitGroup
-			for range rapid.IntRange(1, 3).Draw(rt, "at once") {
-				s := servers[pick(2)]
-				method, path, f := request(pick)
-				wg.Go(func() {
-					if a := s.send(method, path, f); a.status >= http.StatusInternalServerError || a.status == http.StatusTooManyRequests {
-						t.Errorf("%s %s %v: %d %v", method, path, f, a.status, a.body)
-					}
-				})
-			}
-			wg.Wait()
-			if method, path, f, headers := webhookRequest(pick); pick(3) == 0 {
-				servers[pick(2)].send(method, path, f, headers...)
-			}
+		wg.Wait()
+		if method, path, f, headers := webhookRequest(pick); pick(3) == 0 {
+			servers[pick(2)].send(method, path, f, headers...)
 		}
-		// Each answers from the present state.
-		for _, s := range servers {
-			s.size()
-			s.close()
-		}
-		recs := readAll(t, log)
-		a, b := checkLedger(t, dirs[0], recs), checkLedger(t, dirs[1], recs)
-		if !maps.Equal(a, b) {
-			t.Error("the ledgers of two processes differ")
-		}
-		if err := os.RemoveAll(dirs[0]); err != nil {
-			t.Fatal(err)
-		}
-		again := start(t, log, dirs[0])
-		again.size()
-		again.close()
-		if !maps.Equal(checkLedger(t, dirs[0], recs), a) {
-			t.Error("the rebuilt ledger differs")
-		}
-		if err := n.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if t.Failed() {
-			rt.FailNow()
-		}
-	})
+	}
+	// Each answers from the present state.
+	for _, s := range servers {
+		s.size()
+		s.close()
+	}
+	recs := readAll(t, log)
+	a, b := checkLedger(t, dirs[0], recs), checkLedger(t, dirs[1], recs)
+	if !maps.Equal(a, b) {
+		t.Error("the ledgers of two processes differ")
+	}
+	if err := os.RemoveAll(dirs[0]); err != nil {
+		t.Fatal(err)
+	}
+	again := start(t, log, dirs[0])
+	again.size()
+	again.close()
+	if !maps.Equal(checkLedger(t, dirs[0], recs), a) {
+		t.Error("the rebuilt ledger differs")
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return !t.Failed()
 }
 
 // What the process that TestKill kills is told: where its ledger is, where its
@@ -275,6 +281,7 @@ func child(dir string) int {
 // Killed at any moment, alone or together with its log, the registry loses no
 // acknowledged command and has none twice, and its webhook is told of each event.
 func TestKill(t *testing.T) {
+	t.Parallel() // it waits, most of the time
 	kills := defaultKills
 	if text := os.Getenv(killsVariable); text != "" {
 		var err error
@@ -283,6 +290,7 @@ func TestKill(t *testing.T) {
 		}
 	}
 	t.Run("with its log", func(t *testing.T) {
+		t.Parallel()
 		dir := t.TempDir()
 		told := unreliable(t)
 		acknowledged := killAgainAndAgain(t, dir, kills/2, childHook+"="+told.URL)
@@ -294,6 +302,7 @@ func TestKill(t *testing.T) {
 		checkAcknowledged(t, openLog(t, n.Conn()), dir, acknowledged, told, kills/2)
 	})
 	t.Run("alone", func(t *testing.T) {
+		t.Parallel()
 		dir := t.TempDir()
 		n := startNATS(t, dir)
 		told := unreliable(t)

@@ -206,6 +206,7 @@ func TestOrphanedConsumersGo(t *testing.T) {
 // A webhook whose consumer is made late, or again, misses nothing: it begins
 // behind the event that made the webhook.
 func TestALateConsumerMissesNothing(t *testing.T) {
+	t.Parallel()
 	r := newReceiver(t, always(http.StatusOK))
 	log := openLog(t, natstest.Start(t))
 	s := start(t, log, t.TempDir())
@@ -327,8 +328,33 @@ func startWithKey(t *testing.T, log *eventlog.Log, dir, key string) *server {
 	return &server{t: t, service: service, dir: dir, echo: e}
 }
 
+// A delivery that cannot be recorded is made again, so that it leaves a trace.
+func TestWhatIsNotRecordedComesAgain(t *testing.T) {
+	const journal = "WEBHOOK_DELIVERIES"
+	r := newReceiver(t, always(http.StatusOK))
+	log := openLog(t, natstest.Start(t))
+	s := start(t, log, t.TempDir())
+	t.Cleanup(s.close)
+	js := log.JetStream()
+	stream, err := js.Stream(t.Context(), journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := s.hook(r.URL+"/all", "", "registered_model.created")
+	if err := js.DeleteStream(t.Context(), journal); err != nil {
+		t.Fatal(err)
+	}
+	s.create("m")
+	eventually(t, "a delivery", func() bool { return len(r.on("/all")) > 0 })
+	if _, err := js.CreateStream(t.Context(), stream.CachedInfo().Config); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a record of it", func() bool { return len(s.attempts(id)) > 0 })
+}
+
 // A webhook's history is in the ledger, without its secret.
 func TestWebhookCommands(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	id := s.hook("http://127.0.0.1:1/", "top secret", "prompt.created")
 	seq := s.send("GET", "webhooks/"+id, nil).header.Get("Runledger-Seq")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -88,11 +89,40 @@ func TestLatestIsThatOfTheGreatestPoint(t *testing.T) {
 			}
 		}
 	}
+	// Whose artifacts are gone last is purged too.
+	add(t, log, events.KindMeta, &events.Event{Data: &events.Event_ArtifactsPurged{ArtifactsPurged: &events.ArtifactsPurged{}}})
+	if got, err := reader.Latest(t.Context(), runID); err != nil || len(got) > 0 {
+		t.Errorf("of a run that is purged: %v, %v", got, err)
+	}
 	add(t, log, events.KindMeta, &events.Event{Data: &events.Event_RunPurged{RunPurged: &events.RunPurged{RunId: runID}}})
 	for _, id := range []string{runID, "ffffffffffffffffffffffffffffffff", "", "any * thing"} {
 		if got, err := reader.Latest(t.Context(), id); err != nil || len(got) > 0 {
 			t.Errorf("run %q, which is not there: %v, %v", id, got, err)
 		}
+	}
+}
+
+// Those who read a run at once do not read each other's unfinished values.
+func TestManyReadOneRun(t *testing.T) {
+	log := openLog(t)
+	reader := figures.NewReader(log)
+	const keys = 2000
+	for round := range 3 {
+		points := make([]events.Point, keys)
+		for i := range points {
+			points[i] = events.Point{Key: fmt.Sprint("k", i), Step: int64(round), Value: float64(round)}
+		}
+		add(t, log, events.KindMetric, logged(points...))
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				got, err := reader.Latest(t.Context(), runID)
+				if err != nil || len(got) != keys || got["k7"] != float64(round) {
+					t.Errorf("round %d: %d values, %v, %v", round, len(got), got["k7"], err)
+				}
+			})
+		}
+		all.Wait()
 	}
 }
 

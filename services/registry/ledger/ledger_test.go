@@ -1,12 +1,15 @@
 package ledger_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -151,6 +154,7 @@ func TestPowerLoss(t *testing.T) {
 		}
 		closeLedger(t, l)
 		want := ledgertest.Dump(t, reference, "l")
+		verified := make(map[uint64]bool)
 		for _, c := range losePower(t, round, recs, perRound) {
 			l := open(t, c.fs, "l")
 			at := l.LastSeq()
@@ -158,7 +162,10 @@ func TestPowerLoss(t *testing.T) {
 			if at < c.synced {
 				t.Fatalf("the ledger is at event %d, %d was on disk", at, c.synced)
 			}
-			ledgertest.Verify(t, l, recs[:at])
+			if !verified[at] { // what is wrong in another of that length shows in the end
+				ledgertest.Verify(t, l, recs[:at])
+				verified[at] = true
+			}
 			if err := l.Apply(recs[at:]...); err != nil {
 				t.Fatal(err)
 			}
@@ -343,10 +350,65 @@ func BenchmarkApply(b *testing.B) {
 	})
 }
 
+// waiting is a context that says when somebody waits for its end.
+type waiting struct {
+	context.Context
+	waits chan struct{}
+}
+
+func (w waiting) Done() <-chan struct{} {
+	w.waits <- struct{}{}
+	return w.Context.Done()
+}
+
+func TestWaitEndsWithTheEvent(t *testing.T) {
+	l := open(t, vfs.NewMem(), "l")
+	defer closeLedger(t, l)
+	recs := ledgertest.RandomEvents(t, 4, 2)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	w := waiting{ctx, make(chan struct{})}
+	waited := make(chan error, 1)
+	go func() { waited <- l.Wait(w, 1) }()
+	<-w.waits
+	if err := l.Apply(recs[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-waited; err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := l.Wait(ctx, 2); !errors.Is(err, context.Canceled) {
+		t.Errorf("waited for an event that is not there: %v", err)
+	}
+	if err := l.Wait(ctx, 1); err != nil {
+		t.Errorf("waited for an event that is there: %v", err)
+	}
+}
+
+// Who only reads makes nothing, and two have not one ledger at a time.
+func TestALedgerIsOneOwners(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "l")
+	if _, err := ledger.Open(dir, ledger.Options{ReadOnly: true}); err == nil {
+		t.Error("opened what is not there")
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("reading made the directory: %v", err)
+	}
+	l := open(t, nil, dir)
+	for _, readOnly := range []bool{false, true} {
+		if _, err := ledger.Open(dir, ledger.Options{ReadOnly: readOnly}); err == nil {
+			t.Fatal("opened twice")
+		}
+	}
+	closeLedger(t, l)
+	closeLedger(t, open(t, nil, dir))
+}
+
 // A disk that refuses writes ends the ledger with an error, not the process,
 // and what was applied before is there when it is opened again.
 func TestDiskFailure(t *testing.T) {
-	for _, events := range []int{40, 4000} { // all in one block of the write-ahead log, and in many
+	for _, events := range []int{40, 1000} { // all in one block of the write-ahead log, and in many
 		t.Run(fmt.Sprint(events), func(t *testing.T) { testDiskFailure(t, events) })
 	}
 }

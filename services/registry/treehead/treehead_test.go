@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -117,6 +118,14 @@ func TestSignedHeads(t *testing.T) {
 	if _, err := treehead.Open(foreign, v, otherNameV); !errors.Is(err, treehead.ErrSignature) {
 		t.Errorf("opened a head whose origin did not sign: %v", err)
 	}
+	// A head has a size that it cannot exceed, whoever signed it.
+	long, err := note.Sign(&note.Note{Text: h.Text() + strings.Repeat("x\n", treehead.MaxBytes/2)}, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := treehead.Open(long, v); !errors.Is(err, treehead.ErrMalformed) {
+		t.Errorf("opened a head of %d bytes: %v", len(long), err)
+	}
 	// Every byte counts.
 	for i := range signed {
 		for bit := range 8 {
@@ -144,6 +153,7 @@ func TestParse(t *testing.T) {
 		"", "\n", "o\n1\n" + root, "\n1\n" + root + "\n", "o\n-1\n" + root + "\n", "o\n01\n" + root + "\n", "o\n+1\n" + root + "\n",
 		"o\n9223372036854775808\n" + root + "\n", "o\n1\nAAAA\n", "o\n1\n" + strings.TrimRight(root, "=") + "\n",
 		"o\n1\n" + root + "\n\n", "o\n1\n" + root + "\ntime yesterday\n",
+		"o\n1\n" + strings.TrimSuffix(root, "A=") + "B=\n", // the same hash in other letters
 	} {
 		if h, err := treehead.Parse(text); !errors.Is(err, treehead.ErrMalformed) {
 			t.Errorf("%q is %+v, %v", text, h, err)
@@ -206,6 +216,63 @@ func TestKeeperSignsWhatExtendsWhatItSigned(t *testing.T) {
 	}
 	if _, _, err := keeper.Sign(grow(t, five, "f"), now); !errors.Is(err, treehead.ErrMalformed) {
 		t.Errorf("signed beside a damaged head: %v", err)
+	}
+}
+
+// The directory is its owner's, has nothing but heads, by size, and nothing is left
+// of one that could not be kept.
+func TestKeptHeads(t *testing.T) {
+	k, _ := key(t, "runledger/a")
+	dir := filepath.Join(t.TempDir(), "heads")
+	keeper, err := treehead.OpenKeeper(dir, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("directory: %v, %v", info.Mode(), err)
+	}
+	inTheWay := filepath.Join(dir, "000000000002.note")
+	if err := os.Mkdir(inTheWay, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	two := grow(t, nil, "a", "b")
+	if signed, _, err := keeper.Sign(two, now); err == nil {
+		t.Errorf("signed what it cannot keep: %s", signed)
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
+		t.Errorf("left behind: %v, %v", files, err)
+	}
+	if size, ok := keeper.Latest(); ok {
+		t.Errorf("the latest head is that of %d entries, which is not kept", size)
+	}
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	if _, isNew, err := keeper.Sign(two, now); err != nil || !isNew {
+		t.Errorf("sign again: new %v, %v", isNew, err)
+	}
+	for _, name := range []string{"1000000000000.note", "999999999999.note"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if keeper, err = treehead.OpenKeeper(dir, k); err != nil {
+		t.Fatal(err)
+	}
+	if sizes, _ := keeper.Sizes(0, 10); !slices.Equal(sizes, []uint64{2, 999_999_999_999, 1_000_000_000_000}) {
+		t.Errorf("sizes %v", sizes)
+	}
+	for _, name := range []string{"7.note", "x.note", "-00000000007.note"} {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := treehead.OpenKeeper(dir, k); err == nil || !strings.Contains(err.Error(), file) {
+			t.Errorf("opened with %s: %v", name, err)
+		}
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package webhooks
 
 import (
+	"context"
 	"time"
 
 	"github.com/runledger/runledger/services/registry/catalog"
@@ -32,3 +33,32 @@ func ToServer(address string) *catalog.Webhook {
 func Guarded() *Dispatcher {
 	return &Dispatcher{client: newClient(false), options: Options{Schemes: []string{"http"}}}
 }
+
+// WithClient returns a dispatcher that can seal, and send to anywhere.
+func WithClient(keyFile string) (*Dispatcher, error) {
+	d, err := WithSecret(keyFile)
+	d.client = newClient(true)
+	return d, err
+}
+
+// Sent is what came of a request.
+type Sent struct {
+	Status     int
+	Body       []byte
+	RetryAfter time.Duration
+	Failure    string
+}
+
+// Send sends an event of that time to a webhook.
+func (d *Dispatcher) Send(ctx context.Context, hook *catalog.Webhook, event string, at time.Time) Sent {
+	r := d.send(ctx, hook, notice{event: event, at: at, data: examples[event]}, "delivery")
+	return Sent{r.status, r.body, r.retryAfter, r.failure()}
+}
+
+// Failed notes why an attempt failed, and returns when the next is made.
+func (a *Attempt) Failed(failure string, first, retryAfter time.Duration) time.Duration {
+	return a.failed(failure, first, retryAfter)
+}
+
+// MaxAttempts is how many attempts are made.
+const MaxAttempts = attempts

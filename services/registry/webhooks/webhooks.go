@@ -307,11 +307,7 @@ func (d *Dispatcher) deliver(ctx context.Context, hook *catalog.Webhook, n notic
 	a.Duration, a.ResponseStatus = r.took.Milliseconds(), r.status
 	var wait time.Duration
 	if failure := r.failure(); failure != "" {
-		a.Error, a.Outcome = failure, GivenUp
-		if attempt < attempts {
-			wait = max(pause(d.options.FirstWait, attempt), min(r.retryAfter, maxWait))
-			a.Outcome, a.Next = Retrying, time.Now().Add(wait).UnixMilli()
-		}
+		wait = a.failed(failure, d.options.FirstWait, r.retryAfter)
 		d.logger.Info("webhooks: not delivered", slog.String("webhook", hook.ID), slog.Uint64("event", seq),
 			slog.Uint64("attempt", attempt), slog.String("outcome", string(a.Outcome)), slog.String("error", failure))
 	}
@@ -325,4 +321,15 @@ func (d *Dispatcher) deliver(ctx context.Context, hook *catalog.Webhook, n notic
 		return msg.NakWithDelay(wait)
 	}
 	return msg.DoubleAck(ctx)
+}
+
+// failed notes why the attempt failed, and returns after what time the next is made,
+// if it was not the last.
+func (a *Attempt) failed(failure string, first, retryAfter time.Duration) (wait time.Duration) {
+	a.Error, a.Outcome = failure, GivenUp
+	if a.Attempt < attempts {
+		wait = max(pause(first, a.Attempt), min(retryAfter, maxWait))
+		a.Outcome, a.Next = Retrying, time.Now().Add(wait).UnixMilli()
+	}
+	return wait
 }

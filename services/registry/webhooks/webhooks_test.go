@@ -2,11 +2,17 @@ package webhooks_test
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -128,6 +134,84 @@ func TestNothingReachesInside(t *testing.T) {
 	}
 	if reached {
 		t.Error("a server inside was reached")
+	}
+}
+
+// A delivery is what MLflow's is, and of an answer as much is taken as is bounded.
+func TestADelivery(t *testing.T) {
+	d, err := webhooks.WithClient(filepath.Join(t.TempDir(), "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got *http.Request
+	var body []byte
+	elsewhere := false
+	mux := http.NewServeMux()
+	mux.HandleFunc("/ok", func(w http.ResponseWriter, r *http.Request) {
+		got = r
+		body, _ = io.ReadAll(r.Body)
+		_, _ = w.Write(make([]byte, 1<<20))
+	})
+	mux.HandleFunc("/elsewhere", func(http.ResponseWriter, *http.Request) { elsewhere = true })
+	mux.HandleFunc("/moved", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Retry-After", "7")
+		http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+	})
+	mux.HandleFunc("/busy", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "86400")
+		w.WriteHeader(http.StatusServiceUnavailable)
+	})
+	s := httptest.NewServer(mux)
+	defer s.Close()
+	hook := webhooks.ToServer(s.URL + "/ok")
+	if hook.SealedSecret, err = d.SealSecret(hook.ID, "secret"); err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 3, 3, 14, 0, 0, 0, time.UTC)
+	if sent := d.Send(t.Context(), hook, "prompt_tag.set", at); sent.Status != http.StatusOK || sent.Failure != "" || len(sent.Body) != 64<<10 {
+		t.Errorf("sent: %d %q, %d bytes", sent.Status, sent.Failure, len(sent.Body))
+	}
+	const want = `{"entity":"prompt_tag","action":"set","timestamp":"2026-03-03T14:00:00.000000+00:00",` +
+		`"data":{"key":"example_key","name":"example_prompt","value":"example_value"}}`
+	if string(body) != want || got.Header.Get("Content-Type") != "application/json" {
+		t.Errorf("%v\n got %s\nwant %s", got.Header, body, want)
+	}
+	mac := hmac.New(sha256.New, []byte("secret"))
+	_, _ = fmt.Fprintf(mac, "%s.%s.%s", got.Header.Get("X-MLflow-Delivery-Id"), got.Header.Get("X-MLflow-Timestamp"), body)
+	if signature := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)); got.Header.Get("X-MLflow-Signature") != signature {
+		t.Errorf("signed %v, want %s", got.Header, signature)
+	}
+	seconds, err := strconv.ParseInt(got.Header.Get("X-MLflow-Timestamp"), 10, 64)
+	if age := time.Since(time.Unix(seconds, 0)); err != nil || age < 0 || age > time.Hour {
+		t.Errorf("sent at %v: %v", seconds, err)
+	}
+	for path, want := range map[string]webhooks.Sent{
+		"/moved": {Status: http.StatusTemporaryRedirect, RetryAfter: 7 * time.Second},
+		"/busy":  {Status: http.StatusServiceUnavailable, RetryAfter: time.Hour},
+	} {
+		if sent := d.Send(t.Context(), webhooks.ToServer(s.URL+path), "prompt.created", at); sent.Status != want.Status || sent.RetryAfter != want.RetryAfter || sent.Failure == "" {
+			t.Errorf("%s: %+v, want %+v", path, sent, want)
+		}
+	}
+	if elsewhere {
+		t.Error("a delivery went where the receiver sent it")
+	}
+}
+
+// An event is sent a bounded number of times.
+func TestTheLastAttempt(t *testing.T) {
+	before := time.Now()
+	a := webhooks.Attempt{Attempt: webhooks.MaxAttempts - 1}
+	if wait := a.Failed("no", time.Second, 0); wait < 30*time.Minute || a.Outcome != webhooks.Retrying || a.Next < before.Add(wait).UnixMilli() || a.Error != "no" {
+		t.Errorf("the last but one: %v, %+v", wait, a)
+	}
+	a = webhooks.Attempt{Attempt: webhooks.MaxAttempts}
+	if wait := a.Failed("no", time.Second, 0); wait != 0 || a.Outcome != webhooks.GivenUp || a.Next != 0 {
+		t.Errorf("the last: %v, %+v", wait, a)
+	}
+	a = webhooks.Attempt{Attempt: 1}
+	if wait := a.Failed("no", time.Second, time.Minute); wait != time.Minute {
+		t.Errorf("asked to wait a minute, it waits %v", wait)
 	}
 }
 
