@@ -661,6 +661,27 @@ func TestARollbackThatIsTooLarge(t *testing.T) {
 	}
 }
 
+func TestARollbackOfTooManyBytes(t *testing.T) {
+	const n = 9
+	log := openLog(t, natstest.Start(t))
+	writeAll(t, log, "m", created("m"))
+	update := func(version uint64, description string) *events.Event {
+		return &events.Event{Data: &events.Event_ModelVersionUpdated{ModelVersionUpdated: &events.ModelVersionUpdated{Name: "m", Version: version, Description: description}}}
+	}
+	for i := range uint64(n) {
+		writeAll(t, log, "m", &events.Event{Data: &events.Event_ModelVersionCreated{ModelVersionCreated: &events.ModelVersionCreated{
+			Name: "m", Version: i + 1, Source: "s3://b/m", Description: strings.Repeat("d", 1_000_000),
+		}}})
+	}
+	for i := range uint64(n) {
+		writeAll(t, log, "m", update(i+1, ""))
+	}
+	s := start(t, log, t.TempDir())
+	t.Cleanup(s.close)
+	s.want("9 descriptions of 1 MB", s.rollback("m", fields{"to": n + 1, "reason": "r"}), http.StatusBadRequest, "too large to be done at once: 9 changes")
+	s.want("8 descriptions of 1 MB", s.rollback("m", fields{"to": n + 2, "reason": "r"}), http.StatusOK, "")
+}
+
 // Who reads while a rollback is made, here or elsewhere, sees it as a whole.
 func TestARollbackIsSeenAsAWhole(t *testing.T) {
 	t.Parallel()

@@ -81,6 +81,12 @@ func TestVersionsAreListedOnTheirLoggedModel(t *testing.T) {
 	version("copy", "models:/m/1")
 	check(one+two+`, {"name": "copy", "version": 1}]`, 3)
 
+	// A prompt is no model.
+	prompt := []fields{{"key": "mlflow.prompt.is_prompt", "value": "true"}}
+	s.must("POST", "registered-models/create", fields{"name": "p", "tags": prompt})
+	s.must("POST", "model-versions/create", fields{"name": "p", "source": "dummy-source", "model_id": id, "tags": prompt})
+	check(one+two+`, {"name": "copy", "version": 1}]`, 3)
+
 	// What clients write into it too.
 	setTag(t, log, id, `[{"name":"m","version":"3"}]`)
 	version("m", "models:/"+id)

@@ -328,6 +328,51 @@ func startWithKey(t *testing.T, log *eventlog.Log, dir, key string) *server {
 	return &server{t: t, service: service, dir: dir, echo: e}
 }
 
+// Each part of a webhook changes alone, and lists have each item once.
+func TestPartsOfAWebhook(t *testing.T) {
+	r := newReceiver(t, always(http.StatusOK))
+	log := openLog(t, natstest.Start(t))
+	s := start(t, log, t.TempDir())
+	t.Cleanup(s.close)
+	ids := []string{s.hook(r.URL+"/first", "secret", "registered_model.created", "prompt.created"), s.hook(r.URL+"/second", "", "prompt.created")}
+	s.create("a")
+	s.create("b")
+	eventually(t, "two attempts", func() bool { return len(s.attempts(ids[0])) == 2 })
+	paged := func(path, list, key string) (got []string) {
+		t.Helper()
+		query := fields{"max_results": 1}
+		for {
+			a := s.raw("GET", path, query)
+			for _, item := range asList(a.body[list]) {
+				got = append(got, at(item, key))
+			}
+			token, _ := a.body["next_page_token"].(string)
+			if query["page_token"] = token; token == "" || len(got) > 2 {
+				return got
+			}
+		}
+	}
+	if got := paged("/api/2.0/mlflow/webhooks", "webhooks", "webhook_id"); !slices.Equal(got, []string{ids[1], ids[0]}) {
+		t.Errorf("webhooks %v, want %v, the latest first", got, ids)
+	}
+	if got := paged("/api/v1/webhooks/"+ids[0]+"/deliveries", "deliveries", "seq"); !slices.Equal(got, []string{"4", "3"}) {
+		t.Errorf("deliveries of events %v", got)
+	}
+	for _, part := range []fields{
+		{"status": "DISABLED"}, {"description": "d"}, {"events": []fields{{"entity": "PROMPT", "action": "CREATED"}}}, {"secret": ""}, {"name": "n"},
+	} {
+		s.must("PATCH", "webhooks/"+ids[0], part)
+	}
+	w := s.must("GET", "webhooks/"+ids[0], nil)["webhook"]
+	if got := fmt.Sprint(at(w, "status"), at(w, "description"), len(asList(w.(map[string]any)["events"])), at(w, "name")); got != "DISABLEDd1n" {
+		t.Errorf("changed to %v", w)
+	}
+	recs := readAll(t, log)
+	if secret := recs[len(recs)-2].GetWebhookUpdated().SealedSecret; secret == nil || len(secret) > 0 {
+		t.Errorf("the secret that was taken away is %v", secret)
+	}
+}
+
 // A delivery that cannot be recorded is made again, so that it leaves a trace.
 func TestWhatIsNotRecordedComesAgain(t *testing.T) {
 	const journal = "WEBHOOK_DELIVERIES"
@@ -401,8 +446,11 @@ func TestWebhookCommands(t *testing.T) {
 			t.Errorf("the key of another command: %d %v", a.status, a.body)
 		}
 	}
-	for range webhooks.Max {
-		if a := s.send("POST", "webhooks", body); a.status != http.StatusOK {
+	for there := 2; ; there++ {
+		if a := s.send("POST", "webhooks", body); a.status != http.StatusOK || there > webhooks.Max {
+			if there != webhooks.Max {
+				t.Errorf("there are %d webhooks, and may be %d", there, webhooks.Max)
+			}
 			if a.status != http.StatusBadRequest || !strings.Contains(fmt.Sprint(a.body["message"]), "there cannot be more") {
 				t.Errorf("one webhook too many: %d %v", a.status, a.body)
 			}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -403,6 +404,79 @@ func TestALedgerIsOneOwners(t *testing.T) {
 	}
 	closeLedger(t, l)
 	closeLedger(t, open(t, nil, dir))
+}
+
+// What is damaged is told as such, so that it is known to be built again from the log.
+func TestDamageIsToldAsSuch(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, nil, dir)
+	at := time.UnixMilli(1)
+	var recs []eventlog.Record
+	for i, e := range []*events.Event{
+		{Data: &events.Event_RegisteredModelCreated{RegisteredModelCreated: &events.RegisteredModelCreated{Name: "gone"}}},
+		{Data: &events.Event_ModelVersionCreated{ModelVersionCreated: &events.ModelVersionCreated{Name: "gone", Version: 1}}},
+		{Data: &events.Event_RegisteredModelDeleted{RegisteredModelDeleted: &events.RegisteredModelDeleted{Name: "gone"}}},
+		{Data: &events.Event_RegisteredModelCreated{RegisteredModelCreated: &events.RegisteredModelCreated{Name: "m"}}},
+		{Data: &events.Event_ModelVersionCreated{ModelVersionCreated: &events.ModelVersionCreated{Name: "m", Version: 1}}},
+		{Data: &events.Event_WebhookCreated{WebhookCreated: &events.WebhookCreated{WebhookId: "hook"}}},
+	} {
+		recs = append(recs, eventlog.Record{Seq: uint64(i + 1), Event: e, Attributes: events.Attributes{
+			ID: fmt.Sprint("event ", i), Time: at, IdempotencyKey: fmt.Sprintf("key %d \xff", i),
+		}})
+	}
+	if err := l.Apply(recs...); err != nil {
+		t.Fatal(err)
+	}
+	for i, rec := range recs {
+		if e, ok, err := l.ByIdempotencyKey(rec.IdempotencyKey); err != nil || !ok || e.Index != uint64(i) {
+			t.Errorf("by key %q: entry %d, %v, %v", rec.IdempotencyKey, e.Index, ok, err)
+		}
+	}
+	closeLedger(t, l)
+	l = open(t, nil, dir)
+	if m, _ := l.State().Model("m"); l.Incarnation() != "event 0" || m.Last != 5 {
+		t.Errorf("opened again: incarnation %q, the last event about the model is %d", l.Incarnation(), m.Last)
+	}
+	closeLedger(t, l)
+	dump := ledgertest.Dump(t, vfs.Default, dir)
+	tried := make(map[string]bool) // one key of each kind
+	for key, value := range dump {
+		changed := "no JSON"
+		switch key[:1] {
+		case "m", "v":
+			if key[9] == 1 {
+				t.Errorf("of a deleted model there is still %q", key)
+			}
+		case "p":
+			changed = strings.Replace(value, `"format":1`, `"format":2`, 1)
+		case "w":
+		case "e":
+			changed = strings.Replace(value, `"format":1`, `"format":2`, 1)
+		case "h":
+			changed = value + "x"
+		default:
+			continue
+		}
+		if tried[key[:1]] {
+			continue
+		}
+		tried[key[:1]] = true
+		undo := ledgertest.Tamper(t, dir, map[string]string{key: changed})
+		l, err := ledger.Open(dir, ledger.Options{})
+		if err == nil {
+			for i := range l.Size() {
+				_, bad := l.Entry(i)
+				err = errors.Join(err, bad)
+			}
+			_, bad := l.Hashes().ReadHashes([]int64{0, 1, 2, 3, 4, 5, 6, 7, 8, 9})
+			err = errors.Join(err, bad)
+			closeLedger(t, l)
+		}
+		if !errors.Is(err, ledger.ErrDamaged) {
+			t.Errorf("key %q changed: %v", key, err)
+		}
+		ledgertest.Tamper(t, dir, undo)
+	}
 }
 
 // A disk that refuses writes ends the ledger with an error, not the process,

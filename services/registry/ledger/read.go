@@ -294,7 +294,7 @@ func (l *Ledger) load() (*view, error) {
 	err = l.scan(prefixWebhook, func(_, value []byte) error {
 		w := new(catalog.Webhook)
 		webhooks = append(webhooks, w)
-		return json.Unmarshal(value, w)
+		return parseState(value, w)
 	})
 	if err != nil {
 		return nil, err
