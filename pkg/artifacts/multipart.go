@@ -11,19 +11,6 @@ import (
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
-// registerMultipart adds the routes by which clients exchange files with an S3
-// store themselves. For another store they answer that there is no such thing,
-// in MLflow's words, after which clients send and get whole files.
-func (p *Proxy) registerMultipart(e *echo.Echo) {
-	for _, api := range []string{"/api/2.0", "/ajax-api/2.0"} {
-		e.POST(api+mpuPath+"create", p.createMultipart)
-		e.POST(api+mpuPath+"create/*", p.createMultipart)
-		e.POST(api+mpuPath+"complete/*", p.completeMultipart)
-		e.POST(api+mpuPath+"abort/*", p.abortMultipart)
-		e.GET(api+presignedPath+"/*", p.presigned)
-	}
-}
-
 const (
 	mpuPath       = "/mlflow-artifacts/mpu/"
 	presignedPath = "/mlflow-artifacts/presigned"

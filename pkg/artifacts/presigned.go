@@ -9,16 +9,6 @@ import (
 	"github.com/runledger/runledger/pkg/mlflow"
 )
 
-// registerPresigned adds what clients may ask for where a run's artifacts are in
-// a store that they know: those of every run are reached through this server.
-// Bytes that went past it would be missing in the log.
-func (p *Proxy) registerPresigned(e *echo.Echo) {
-	for _, api := range []string{"/api/2.0", "/ajax-api/2.0"} {
-		e.POST(api+"/mlflow/artifacts/presigned-upload-url", p.presignUpload)
-		e.POST(api+"/mlflow/artifacts/presigned-download-url", p.presignDownload)
-	}
-}
-
 func notSupported(what string) error {
 	return apierr.Errorf(apierr.NotImplemented, "%s is not supported for the current artifact repository", what)
 }

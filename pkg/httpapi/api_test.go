@@ -44,10 +44,13 @@ func TestAPIRefusesWhatARouteDoesNotTake(t *testing.T) {
 		}
 		return done(ec)
 	}
-	httpapi.API(e, http.MethodPost, "/none", httpapi.Takes{}, done)
-	httpapi.API(e, http.MethodPost, "/query", httpapi.Takes{Query: []string{"one", "an"}, Lists: []string{"many"}}, done)
-	httpapi.API(e, http.MethodPost, "/body", httpapi.Takes{Body: true}, read)
-	httpapi.API(e, http.MethodPost, "/reads", httpapi.Takes{Body: true, Reads: true}, read)
+	add := func(path string, does httpapi.Action, takes httpapi.Takes, h echo.HandlerFunc) {
+		httpapi.Add(e, httpapi.Route{Method: http.MethodPost, Path: path, Action: does, Resource: httpapi.Run, Takes: &takes, Handler: h})
+	}
+	add("/none", httpapi.Edit, httpapi.Takes{}, done)
+	add("/query", httpapi.Edit, httpapi.Takes{Query: []string{"one", "an"}, Lists: []string{"many"}}, done)
+	add("/body", httpapi.Edit, httpapi.Takes{Body: true}, read)
+	add("/reads", httpapi.Read, httpapi.Takes{Body: true}, read)
 	const (
 		ok   = "204"
 		json = "application/json"

@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/caller"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/mlflow"
 )
@@ -91,6 +92,10 @@ func New(c Config) *echo.Echo {
 		LabelFuncs: map[string]echoprometheus.LabelValueFunc{
 			"host":   func(echo.Context, error) string { return "" },
 			"method": func(ec echo.Context, _ error) string { return methodLabel(ec.Request().Method) },
+			"action": func(ec echo.Context, _ error) string { return string(RouteOf(ec.Request().Context()).Action) },
+			"resource": func(ec echo.Context, _ error) string {
+				return string(RouteOf(ec.Request().Context()).Resource)
+			},
 		},
 	}))
 	e.Use(middleware.RequestLoggerWithConfig(middleware.RequestLoggerConfig{
@@ -116,13 +121,23 @@ func New(c Config) *echo.Echo {
 	if c.Hosts != nil {
 		e.Use(c.Hosts.check)
 	}
-	e.Use(refuseCrossOrigin(), refuseWorkspace, checkQuery, checkText)
-	e.Match([]string{http.MethodGet, http.MethodHead}, healthPath, func(ec echo.Context) error { return ec.String(http.StatusOK, "OK") })
-	e.GET(versionPath, func(ec echo.Context) error { return ec.String(http.StatusOK, MLflowVersion) })
-	e.GET("/api/3.0/mlflow/server-info", serverInfo)
-	e.GET("/ajax-api/3.0/mlflow/server-info", serverInfo)
-	e.GET(readyPath, (&Readiness{Checks: c.Checks}).answer)
-	e.GET("/metrics", echoprometheus.NewHandlerWithConfig(echoprometheus.HandlerConfig{Gatherer: c.Registry}))
+	e.Use(identify, refuseCrossOrigin(), refuseWorkspace, checkQuery, checkText)
+	say := func(text string) echo.HandlerFunc {
+		return func(ec echo.Context) error { return ec.String(http.StatusOK, text) }
+	}
+	about := func(method, path string, h echo.HandlerFunc) Route {
+		return Route{Method: method, Path: path, Action: Read, Resource: Server, Handler: h}
+	}
+	Add(
+		e,
+		about(http.MethodGet, healthPath, say("OK")),
+		about(http.MethodHead, healthPath, say("OK")),
+		about(http.MethodGet, versionPath, say(MLflowVersion)),
+		about(http.MethodGet, "/api/3.0/mlflow/server-info", serverInfo),
+		about(http.MethodGet, "/ajax-api/3.0/mlflow/server-info", serverInfo),
+		about(http.MethodGet, readyPath, (&Readiness{Checks: c.Checks}).answer),
+		about(http.MethodGet, "/metrics", echoprometheus.NewHandlerWithConfig(echoprometheus.HandlerConfig{Gatherer: c.Registry})),
+	)
 	return e
 }
 
@@ -174,14 +189,6 @@ func serve(ctx context.Context, l *connections, h http.Handler, drain time.Durat
 	return err
 }
 
-// MLflow registers a handler under both prefixes of MLflow's API 2.0. The path
-// begins with a slash, and "mlflow" is added before it. A request must be read
-// within bodyTimeout, and its context ends then.
-func MLflow(e *echo.Echo, method, path string, h echo.HandlerFunc) {
-	e.Add(method, "/api/2.0/mlflow"+path, h, LimitTime)
-	e.Add(method, "/ajax-api/2.0/mlflow"+path, h, LimitTime)
-}
-
 // LimitTime is middleware for a request that is not large: all of its body must be
 // there within bodyTimeout, however steadily it comes, and its context ends then. It
 // is held in memory, see HoldBody.
@@ -228,18 +235,24 @@ func (w *steadyWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // Attributes returns attributes for an event that a request causes: a fresh id
 // and the time, who asks, why, under which request id and idempotency key.
 func Attributes(ec echo.Context, source string) events.Attributes {
-	a := events.New(source, Actor(ec), time.Now())
+	who := caller.Of(ec.Request().Context())
+	a := events.New(source, who.Name, time.Now())
+	a.RequestID = who.RequestID
 	a.Reason = ec.Request().Header.Get(HeaderReason)
-	a.RequestID = ec.Response().Header().Get(echo.HeaderXRequestID)
 	a.IdempotencyKey = ec.Request().Header.Get(HeaderIdempotencyKey)
 	return a
 }
 
-// Actor returns the user name of HTTP basic authentication, "" without one. It
-// is a claim: nothing checks it yet.
-func Actor(ec echo.Context) string {
-	user, _, _ := ec.Request().BasicAuth()
-	return user
+// identify is middleware that tells what a request reaches who asks.
+func identify(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(ec echo.Context) error {
+		who := caller.Caller{RequestID: ec.Response().Header().Get(echo.HeaderXRequestID)}
+		if name, _, ok := ec.Request().BasicAuth(); ok && name != "" {
+			who.Name, who.Proof = name, caller.Claimed
+		}
+		ec.SetRequest(ec.Request().WithContext(caller.With(ec.Request().Context(), who)))
+		return next(ec)
+	}
 }
 
 // AllowsStale reports whether the client takes old data when there are no others

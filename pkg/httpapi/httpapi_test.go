@@ -82,7 +82,7 @@ func TestErrorsAreMLflows(t *testing.T) {
 // older server: tracing, evaluation, the gateway, other methods of known paths.
 func TestEndpointNotFound(t *testing.T) {
 	e, url := server(t)
-	httpapi.MLflow(e, http.MethodPost, "/runs/create", func(echo.Context) error { return nil })
+	addMLflow(e, http.MethodPost, "/runs/create", func(echo.Context) error { return nil })
 	for _, tc := range []struct{ method, path string }{
 		{"GET", "/api/2.0/mlflow/runs/create"},
 		{"PUT", "/ajax-api/2.0/mlflow/runs/create"},

@@ -36,7 +36,7 @@ func newEcho() *echo.Echo {
 		return c.String(http.StatusOK, strconv.FormatInt(n, 10))
 	}
 	e.PUT("/upload", read)
-	httpapi.MLflow(e, http.MethodPost, "/write", read)
+	addMLflow(e, http.MethodPost, "/write", read)
 	return e
 }
 

@@ -288,7 +288,7 @@ func TestTheTimeOfAHandlerIsItsOwn(t *testing.T) {
 		}
 	}
 	e.PUT("/after", after)
-	httpapi.MLflow(e, http.MethodPost, "/after", after)
+	addMLflow(e, http.MethodPost, "/after", after)
 	e.PUT("/ignored", func(ec echo.Context) error { return ec.NoContent(http.StatusOK) })
 	for _, c := range []struct {
 		request        string

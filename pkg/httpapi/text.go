@@ -6,6 +6,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/caller"
 	"github.com/runledger/runledger/pkg/events"
 )
 
@@ -22,7 +23,7 @@ func checkText(next echo.HandlerFunc) echo.HandlerFunc {
 				return apierr.Errorf(apierr.InvalidParameterValue, "Invalid header %s: %s.", name, err)
 			}
 		}
-		if err := events.CheckAttribute("the user name", Actor(ec)); err != nil {
+		if err := events.CheckAttribute("the user name", caller.Of(r.Context()).Name); err != nil {
 			return apierr.Errorf(apierr.InvalidParameterValue, "Invalid header %s: %s.", echo.HeaderAuthorization, err)
 		}
 		return next(ec)

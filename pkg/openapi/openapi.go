@@ -51,11 +51,16 @@ func Register(e *echo.Echo, prefix string) error {
 	if err != nil {
 		return fmt.Errorf("write the OpenAPI document as JSON: %w", err)
 	}
-	httpapi.API(e, http.MethodGet, PathJSON, httpapi.Takes{}, func(c echo.Context) error { return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, asJSON) })
-	httpapi.API(e, http.MethodGet, PathYAML, httpapi.Takes{}, func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", asYAML) })
+	get := func(path string, h echo.HandlerFunc) httpapi.Route {
+		return httpapi.Route{Method: http.MethodGet, Path: path, Action: httpapi.Read, Resource: httpapi.Server, Takes: new(httpapi.Takes), Handler: h}
+	}
 	newPage := v5emb.NewWithConfig(swgui.Config{InternalBasePath: PathDocs + "/"})
 	page := echo.WrapHandler(newPage("Runledger API", prefix+PathJSON, prefix+PathDocs+"/"))
-	httpapi.API(e, http.MethodGet, PathDocs, httpapi.Takes{}, page)
-	e.GET(PathDocs+"/*", page)
+	parts := get(PathDocs+"/*", page)
+	parts.Takes = &httpapi.Takes{Any: true}
+	httpapi.Add(e,
+		get(PathJSON, func(c echo.Context) error { return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, asJSON) }),
+		get(PathYAML, func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", asYAML) }),
+		get(PathDocs, page), parts)
 	return nil
 }

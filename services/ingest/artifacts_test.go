@@ -20,6 +20,7 @@ import (
 
 	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/artifacts"
+	"github.com/runledger/runledger/pkg/caller"
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/httpapi"
@@ -30,8 +31,7 @@ import (
 // what the answer's headers say of its place.
 func uploaded(t testing.TB, s *ingest.Service, run, path string) (stream, seq string, err error) {
 	t.Helper()
-	req := httptest.NewRequestWithContext(t.Context(), http.MethodPut, "/", nil)
-	req.SetBasicAuth("ada", "")
+	req := httptest.NewRequestWithContext(caller.With(t.Context(), caller.Caller{Name: "ada"}), http.MethodPut, "/", nil)
 	c := echo.New().NewContext(req, httptest.NewRecorder())
 	err = s.RecordArtifact(c, "0", run, &events.Event{Data: &events.Event_ArtifactUploaded{ArtifactUploaded: &events.ArtifactUploaded{RunId: run, Path: path}}})
 	h := c.Response().Header()

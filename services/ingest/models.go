@@ -2,7 +2,6 @@ package ingest
 
 import (
 	"context"
-	"net/http"
 
 	"github.com/labstack/echo/v4"
 
@@ -118,16 +117,6 @@ func (s *models) checkLinks(ctx context.Context, metrics ...mlflow.Metric) error
 }
 
 // registerModels adds the routes of logged models to e.
-func (s *Service) registerModels(e *echo.Echo) {
-	const one = "/logged-models/:model_id"
-	s.handle(e, http.MethodPost, "/logged-models", "logged-models/create", s.createModel)
-	s.handle(e, http.MethodPatch, one, "logged-models/finalize", s.finalizeModel)
-	s.handle(e, http.MethodDelete, one, "logged-models/delete", s.deleteModel)
-	s.handle(e, http.MethodPost, one+"/params", "logged-models/log-params", s.logModelParams)
-	s.handle(e, http.MethodPatch, one+"/tags", "logged-models/set-tags", s.setModelTags)
-	s.handle(e, http.MethodDelete, one+"/tags/:tag_key", "logged-models/delete-tag", s.deleteModelTag)
-}
-
 func (s *Service) createModel(c echo.Context) error {
 	req, err := mlflow.Decode[mlflow.CreateLoggedModel](c.Request())
 	if err != nil {

@@ -2,7 +2,6 @@ package ingest
 
 import (
 	"context"
-	"net/http"
 	"strconv"
 	"time"
 
@@ -52,22 +51,12 @@ type RecordArtifacts func(experimentID, owner string, e *events.Event) error
 
 type purger func(c echo.Context, p purgeRequest) (removal, eventlog.Position, error)
 
-// registerPurges adds the routes of what `runledger gc` does: POST purges one run,
-// logged model or experiment, GET says what that would remove. Both refuse what
-// is not deleted, or not for older_than_ms milliseconds.
-func (s *Service) registerPurges(e *echo.Echo) {
-	takes := httpapi.Takes{Query: []string{"older_than_ms"}}
-	for kind, purge := range map[string]purger{
-		"runs": s.purgeRun, "logged-models": s.purgeModel, "experiments": s.purgeExperiment,
-	} {
-		httpapi.API(e, http.MethodGet, "/api/v1/gc/"+kind+"/:id", takes, s.purging("gc/"+kind+"/measure", true, purge))
-		httpapi.API(e, http.MethodPost, "/api/v1/gc/"+kind+"/:id", takes, s.purging("gc/"+kind+"/purge", false, purge))
-	}
-}
-
-func (s *Service) purging(action string, dry bool, purge purger) echo.HandlerFunc {
+// purging handles GET and POST of what `runledger gc` does: POST purges one run, logged
+// model or experiment; GET, which is dry, says what that would remove. Both refuse
+// what is not deleted, or not for older_than_ms milliseconds.
+func (s *Service) purging(command string, dry bool, purge purger) echo.HandlerFunc {
 	return func(c echo.Context) (err error) {
-		defer func() { s.instruments.command(action, err) }()
+		defer func() { s.instruments.command(command, err) }()
 		p := purgeRequest{id: httpapi.PathParam(c, "id"), dry: dry}
 		if c.QueryParams().Has("older_than_ms") {
 			text := c.QueryParam("older_than_ms")

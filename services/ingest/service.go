@@ -7,10 +7,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"os"
 	"strconv"
-	"strings"
 
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
@@ -105,44 +103,6 @@ func (s *Service) Close() {
 func (s *Service) Ready(ctx context.Context) error {
 	_, err := s.log.LastSeq(ctx, events.StreamExperiments)
 	return err
-}
-
-// Register adds the routes to e.
-func (s *Service) Register(e *echo.Echo) {
-	for path, h := range map[string]echo.HandlerFunc{
-		"/experiments/create":                s.createExperiment,
-		"/experiments/update":                s.renameExperiment,
-		"/experiments/delete":                s.deleteExperiment,
-		"/experiments/restore":               s.restoreExperiment,
-		"/experiments/set-experiment-tag":    s.setExperimentTag,
-		"/experiments/delete-experiment-tag": s.deleteExperimentTag,
-		"/runs/create":                       s.createRun,
-		"/runs/update":                       s.updateRun,
-		"/runs/delete":                       s.deleteRun,
-		"/runs/restore":                      s.restoreRun,
-		"/runs/log-metric":                   s.logMetric,
-		"/runs/log-parameter":                s.logParameter,
-		"/runs/log-batch":                    s.logBatch,
-		"/runs/set-tag":                      s.setTag,
-		"/runs/delete-tag":                   s.deleteTag,
-		"/runs/log-inputs":                   s.logInputs,
-		"/runs/outputs":                      s.logOutputs,
-		"/runs/log-model":                    s.logModel,
-	} {
-		s.handle(e, http.MethodPost, path, strings.TrimPrefix(path, "/"), h)
-	}
-	s.registerModels(e)
-	s.registerPurges(e)
-}
-
-// handle adds a route whose commands are counted as an action.
-func (s *Service) handle(e *echo.Echo, method, path, action string, h echo.HandlerFunc) {
-	h = s.queue.Limit(h)
-	httpapi.MLflow(e, method, path, func(c echo.Context) error {
-		err := h(c)
-		s.instruments.command(action, err)
-		return err
-	})
 }
 
 // answer tells where the write is in the log, and answers with v.

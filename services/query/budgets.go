@@ -9,22 +9,10 @@ import (
 
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/clickhouse-go/v2"
-	"github.com/labstack/echo/v4"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/runledger/runledger/pkg/apierr"
-)
-
-// kind is what a request asks for, as its budget has it.
-type kind int
-
-const (
-	kindSearch kind = iota // and everything that says nothing else
-	kindPoint              // one run, experiment or model
-	kindSeries
-	kindSweep
-	kindAudit
-	kinds
+	"github.com/runledger/runledger/pkg/httpapi"
 )
 
 // budget is what requests of a kind may use of ClickHouse.
@@ -44,7 +32,7 @@ const waitersPerSlot = 4
 // budgets divides what the configuration gives: each kind has slots of its own,
 // so that none waits for another, and those that read much have fewer, with fewer
 // threads, so that cores are left: no more of a kind at a time than half the cores.
-func budgets(c Config) [kinds]budget {
+func budgets(c Config) map[httpapi.Kind]budget {
 	part := func(of, divisor int) int { return max(1, of/divisor) }
 	heavy := func(divisor int) budget {
 		slots := part(c.MaxRequests, divisor)
@@ -59,12 +47,12 @@ func budgets(c Config) [kinds]budget {
 			timeout: c.Timeout, memory: c.MaxMemory, threads: threads, rows: rows,
 		}
 	}
-	return [kinds]budget{
-		kindSearch: light(c.MaxThreads, 1_000_000_000),
-		kindPoint:  light(part(c.MaxThreads, 2), 100_000_000),
-		kindSeries: heavy(4),
-		kindSweep:  heavy(8),
-		kindAudit:  heavy(4),
+	return map[httpapi.Kind]budget{
+		httpapi.KindSearch: light(c.MaxThreads, 1_000_000_000),
+		httpapi.KindPoint:  light(part(c.MaxThreads, 2), 100_000_000),
+		httpapi.KindSeries: heavy(4),
+		httpapi.KindSweep:  heavy(8),
+		httpapi.KindAudit:  heavy(4),
 	}
 }
 
@@ -75,8 +63,8 @@ type profile struct {
 	queue    *semaphore.Weighted // those with a slot, and those who wait for one
 }
 
-func newProfile(b budget) profile {
-	return profile{
+func newProfile(b budget) *profile {
+	return &profile{
 		slots: semaphore.NewWeighted(int64(b.requests)),
 		queue: semaphore.NewWeighted(int64(b.requests + b.waiting)),
 		settings: clickhouse.Settings{
@@ -107,20 +95,12 @@ func (p *profile) columnSettings() []ch.Setting {
 	return settings
 }
 
-type kindKey struct{}
-
-// as is a handler whose requests are of a kind.
-func as(k kind, h echo.HandlerFunc) echo.HandlerFunc {
-	return func(ec echo.Context) error {
-		r := ec.Request()
-		ec.SetRequest(r.WithContext(context.WithValue(r.Context(), kindKey{}, k)))
-		return h(ec)
-	}
-}
-
+// profile returns the budget of the request that a context belongs to.
 func (d *database) profile(ctx context.Context) *profile {
-	k, _ := ctx.Value(kindKey{}).(kind)
-	return &d.profiles[k]
+	if p, ok := d.profiles[httpapi.RouteOf(ctx).Kind]; ok {
+		return p
+	}
+	return d.profiles[httpapi.KindSearch]
 }
 
 // enter takes one of the slots for requests of the context's kind, and returns

@@ -16,6 +16,7 @@ import (
 
 	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/chconn"
+	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/watermark"
 )
 
@@ -28,14 +29,14 @@ type database struct {
 	conn     driver.Conn
 	columns  *puddle.Pool[*ch.Client] // for what is read block by block
 	slotWait time.Duration
-	profiles [kinds]profile
+	profiles map[httpapi.Kind]*profile
 	report   func(damage error) // that a part of a table seems damaged
 	replaced func(context.Context) bool
 }
 
 func openDatabase(c Config, replaced func(context.Context) bool) (*database, error) {
 	opts := chconn.Impatient(c.ClickHouse, c.MaxSilence)
-	d := &database{slotWait: c.SlotWait, replaced: replaced, report: func(damage error) { _ = watermark.ReportDamage(c.NATS, damage.Error()) }}
+	d := &database{slotWait: c.SlotWait, profiles: make(map[httpapi.Kind]*profile), replaced: replaced, report: func(damage error) { _ = watermark.ReportDamage(c.NATS, damage.Error()) }}
 	requests := 0
 	for k, b := range budgets(c) {
 		d.profiles[k] = newProfile(b)

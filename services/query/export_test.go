@@ -6,29 +6,32 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
+
+	"github.com/runledger/runledger/pkg/httpapi"
 )
 
 // Answer is a handler that runs a statement as the handlers of sweeps do.
 func (s *Service) Answer(sql string) echo.HandlerFunc {
-	return as(kindSweep, func(ec echo.Context) error {
-		leave, err := s.db.enter(ec.Request().Context())
+	return func(ec echo.Context) error {
+		ctx := (&httpapi.Route{Kind: httpapi.KindSweep}).Context(ec.Request().Context())
+		leave, err := s.db.enter(ctx)
 		if err != nil {
 			return err
 		}
 		defer leave()
 		var st statement
 		st.write(sql)
-		return s.db.each(ec.Request().Context(), &st, func(func(...any) error) error { return nil })
-	})
+		return s.db.each(ctx, &st, func(func(...any) error) error { return nil })
+	}
 }
 
 // Enter takes the slot of a sweep or of the read of one run.
 func (s *Service) Enter(ctx context.Context, sweep bool) (leave func(), err error) {
-	k := kindPoint
+	r := httpapi.Route{Kind: httpapi.KindPoint}
 	if sweep {
-		k = kindSweep
+		r.Kind = httpapi.KindSweep
 	}
-	return s.db.enter(context.WithValue(ctx, kindKey{}, k))
+	return s.db.enter(r.Context(ctx))
 }
 
 // HistoryToken is the token of the page of a history after a point.

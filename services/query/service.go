@@ -4,17 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
-	"github.com/labstack/echo/v4"
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/events"
-	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/watermark"
 )
 
@@ -111,43 +108,6 @@ func New(_ context.Context, c Config) (*Service, error) {
 	return &Service{
 		log: c.Log, db: db, fresh: fresh, catalogues: catalogues, experiments: newLoggedExperiments(c.Log, c.Wait), loggedEvents: maxLoggedEvents,
 	}, nil
-}
-
-// Register adds the routes.
-func (s *Service) Register(e *echo.Echo) {
-	e.Use(s.steady)
-	httpapi.MLflow(e, http.MethodGet, "/experiments/get", as(kindPoint, s.getExperiment))
-	httpapi.MLflow(e, http.MethodGet, "/experiments/get-by-name", as(kindPoint, s.getExperimentByName))
-	httpapi.MLflow(e, http.MethodGet, "/experiments/search", s.searchExperiments)
-	httpapi.MLflow(e, http.MethodPost, "/experiments/search", s.searchExperiments)
-	httpapi.MLflow(e, http.MethodGet, "/runs/get", as(kindPoint, s.getRun))
-	httpapi.MLflow(e, http.MethodPost, "/runs/search", s.searchRuns)
-	httpapi.MLflow(e, http.MethodGet, "/metrics/get-history", s.getMetricHistory)
-	httpapi.MLflow(e, http.MethodGet, "/metrics/get-history-bulk-interval", s.getMetricHistoryBulkInterval)
-	e.GET("/ajax-api/2.0/mlflow/metrics/get-history-bulk", s.getMetricHistoryBulk)
-	httpapi.MLflow(e, http.MethodGet, "/logged-models/:model_id", as(kindPoint, s.getModel))
-	httpapi.MLflow(e, http.MethodPost, "/logged-models/search", s.searchModels)
-	httpapi.MLflow(e, http.MethodPost, "/experiments/search-datasets", s.searchDatasets)
-	httpapi.API(e, http.MethodGet, "/api/v1/audit", httpapi.Takes{
-		Query: append([]string{"order", "format", "max_results", "page_token"}, auditParams...), Lists: []string{"type"},
-	}, as(kindAudit, s.audit))
-	httpapi.API(e, http.MethodGet, "/api/v1/audit/counts", httpapi.Takes{
-		Query: append([]string{"by"}, auditParams...), Lists: []string{"type"},
-	}, as(kindAudit, s.countAudit))
-	httpapi.API(e, http.MethodGet, "/api/v1/lineage", httpapi.Takes{
-		Query: []string{"run_id", "model_id", "dataset_digest", "dataset_name", "commit", "max_results", "page_token"},
-	}, as(kindAudit, s.lineage))
-	httpapi.API(e, http.MethodGet, "/api/v1/artifacts", httpapi.Takes{Query: []string{"run_id", "model_id", "max_results", "page_token"}}, s.listArtifacts)
-	httpapi.API(e, http.MethodGet, "/api/v1/gc/candidates", httpapi.Takes{Query: []string{"older_than_ms", "experiment_ids", "ids", "page_token"}}, s.candidates)
-	httpapi.API(e, http.MethodPost, "/api/v1/series", httpapi.Takes{Body: true, Reads: true}, as(kindSeries, s.answerSeries))
-	httpapi.API(e, http.MethodGet, "/api/v1/experiments/:id/catalogue", httpapi.Takes{Query: []string{"kind", "prefix", "max_results", "page_token"}}, s.catalogue)
-	httpapi.API(e, http.MethodPost, "/api/v1/runs/compare", httpapi.Takes{Body: true, Reads: true}, as(kindSweep, s.compareRuns))
-	httpapi.API(e, http.MethodPost, "/api/v1/sweeps/curves", httpapi.Takes{Body: true, Reads: true}, as(kindSweep, s.sweepCurves))
-	httpapi.API(e, http.MethodPost, "/api/v1/sweeps/top", httpapi.Takes{Body: true, Reads: true}, as(kindSweep, s.sweepTop))
-	httpapi.API(e, http.MethodPost, "/api/v1/sweeps/coordinates", httpapi.Takes{Body: true, Reads: true}, as(kindSweep, s.sweepCoordinates))
-	httpapi.API(e, http.MethodPost, "/api/v1/sweeps/importance", httpapi.Takes{Body: true, Reads: true}, as(kindSweep, s.sweepImportance))
-	httpapi.API(e, http.MethodPost, "/api/v1/sweeps/pareto", httpapi.Takes{Body: true, Reads: true}, as(kindSweep, s.sweepPareto))
-	httpapi.API(e, http.MethodPost, "/api/v1/sweeps/progress", httpapi.Takes{Body: true, Reads: true}, as(kindSweep, s.sweepProgress))
 }
 
 // Ready reports whether both the log and ClickHouse answer.

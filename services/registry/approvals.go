@@ -2,7 +2,6 @@ package registry
 
 import (
 	"maps"
-	"net/http"
 	"slices"
 
 	"github.com/labstack/echo/v4"
@@ -19,11 +18,6 @@ const (
 	// maxDecisions bounds the people whose decisions a version has.
 	maxDecisions = 100
 )
-
-func (s *Service) registerApprovals(e *echo.Echo) {
-	httpapi.API(e, http.MethodGet, "/api/v1/models/:name/versions/:version/approval", httpapi.Takes{Query: []string{fieldAsOf}}, s.getApproval)
-	httpapi.API(e, http.MethodPost, "/api/v1/models/:name/versions/:version/approval", httpapi.Takes{Body: true}, s.setApproval)
-}
 
 // approvalRequest is the body of POST …/approval.
 type approvalRequest struct {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"maps"
 	"math"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,12 +26,6 @@ const (
 	maxEvaluationText = 250 // bytes of a name
 	maxCompared       = 100 // versions
 )
-
-func (s *Service) registerEvaluations(e *echo.Echo) {
-	httpapi.API(e, http.MethodGet, "/api/v1/models/:name/versions/:version/evaluations", httpapi.Takes{Query: []string{fieldAsOf}}, s.listEvaluations)
-	httpapi.API(e, http.MethodPost, "/api/v1/models/:name/versions/:version/evaluations", httpapi.Takes{Body: true}, s.recordEvaluation)
-	httpapi.API(e, http.MethodGet, "/api/v1/models/:name/evaluations", httpapi.Takes{Query: []string{fieldAsOf, "versions"}}, s.compareEvaluations)
-}
 
 // evaluationRequest is the body of POST …/evaluations.
 type evaluationRequest struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"net/http"
 	"slices"
 	"strconv"
 
@@ -28,16 +27,6 @@ const (
 	// are looked for, from the newest.
 	knownVersions = 100
 )
-
-func (s *Service) registerGates(e *echo.Echo) {
-	httpapi.API(e, http.MethodGet, "/api/v1/models/:name/gates", httpapi.Takes{Query: []string{fieldAsOf}}, s.listGates)
-	for _, target := range []string{"stages", "aliases"} {
-		path := "/api/v1/models/:name/gates/" + target + "/:target"
-		httpapi.API(e, http.MethodGet, path, httpapi.Takes{Query: []string{fieldAsOf}}, s.getGate)
-		httpapi.API(e, http.MethodPut, path, httpapi.Takes{Body: true}, s.setGate, httpapi.LimitTime)
-		httpapi.API(e, http.MethodDelete, path, httpapi.Takes{}, s.deleteGate)
-	}
-}
 
 // gateRequest is the body of PUT /api/v1/models/:name/gates/….
 type gateRequest struct {

@@ -11,6 +11,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/runledger/runledger/pkg/apierr"
+	"github.com/runledger/runledger/pkg/caller"
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
@@ -231,7 +232,7 @@ func lookup(v *catalog.Version, run map[string]float64) gate.Lookup {
 
 // actor returns who makes a request.
 func actor(c echo.Context) string {
-	if a := httpapi.Actor(c); a != "" {
+	if a := caller.Of(c.Request().Context()).Name; a != "" {
 		return a
 	}
 	return anonymous

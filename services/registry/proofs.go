@@ -13,7 +13,6 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/runledger/runledger/pkg/apierr"
-	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
 	"github.com/runledger/runledger/services/registry/ledger"
 	"github.com/runledger/runledger/services/registry/treehead"
@@ -25,23 +24,6 @@ const (
 	contentNote    = "text/plain; charset=utf-8"
 	contentLines   = "application/jsonl"
 )
-
-// registerProofs adds the routes by which others check the ledger.
-func (s *Service) registerProofs(e *echo.Echo) {
-	httpapi.API(e, http.MethodGet, "/api/v1/registry/tree", httpapi.Takes{}, s.tree)
-	httpapi.API(e, http.MethodGet, "/api/v1/registry/entries", httpapi.Takes{Query: []string{"from", "max_results"}}, s.entries)
-	httpapi.API(e, http.MethodGet, "/api/v1/registry/proofs/inclusion", httpapi.Takes{Query: []string{"entry", "size"}}, s.proveInclusion)
-	httpapi.API(e, http.MethodGet, "/api/v1/registry/proofs/consistency", httpapi.Takes{Query: []string{"from", "to"}}, s.proveConsistency)
-	if s.heads == nil {
-		return
-	}
-	httpapi.API(e, http.MethodGet, "/api/v1/registry/key", httpapi.Takes{}, func(c echo.Context) error {
-		return c.Blob(http.StatusOK, contentNote, []byte(s.heads.VerifierKey()+"\n"))
-	})
-	httpapi.API(e, http.MethodPost, "/api/v1/registry/tree-heads", httpapi.Takes{}, s.signHead)
-	httpapi.API(e, http.MethodGet, "/api/v1/registry/tree-heads", httpapi.Takes{Query: []string{"page_token"}}, s.listHeads)
-	httpapi.API(e, http.MethodGet, "/api/v1/registry/tree-heads/latest", httpapi.Takes{}, s.latestHead)
-}
 
 // tree answers with the head of the ledger's tree, not signed.
 func (s *Service) tree(c echo.Context) error {

@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -200,57 +199,6 @@ func (s *Service) Ready(ctx context.Context) error {
 		return err
 	}
 	return nil
-}
-
-// Register adds the registry's routes.
-func (s *Service) Register(e *echo.Echo) {
-	for _, r := range []struct {
-		method, path string
-		handler      echo.HandlerFunc
-	}{
-		{http.MethodPost, "/registered-models/create", s.createModel},
-		{http.MethodGet, "/registered-models/get", s.getModel},
-		{http.MethodGet, "/registered-models/search", s.searchModels},
-		{http.MethodPatch, "/registered-models/update", s.updateModel},
-		{http.MethodPost, "/registered-models/rename", s.renameModel},
-		{http.MethodDelete, "/registered-models/delete", s.deleteModel},
-		{http.MethodGet, "/registered-models/get-latest-versions", s.latestVersions},
-		{http.MethodPost, "/registered-models/get-latest-versions", s.latestVersions},
-		{http.MethodPost, "/registered-models/set-tag", s.setModelTag},
-		{http.MethodDelete, "/registered-models/delete-tag", s.deleteModelTag},
-		{http.MethodPost, "/registered-models/alias", s.setAlias},
-		{http.MethodDelete, "/registered-models/alias", s.deleteAlias},
-		{http.MethodGet, "/registered-models/alias", s.getByAlias},
-		{http.MethodPost, "/model-versions/create", s.createVersion},
-		{http.MethodGet, "/model-versions/get", s.getVersion},
-		{http.MethodGet, "/model-versions/search", s.searchVersions},
-		{http.MethodPatch, "/model-versions/update", s.updateVersion},
-		{http.MethodPost, "/model-versions/transition-stage", s.transitionStage},
-		{http.MethodDelete, "/model-versions/delete", s.deleteVersion},
-		{http.MethodGet, "/model-versions/get-download-uri", s.downloadURI},
-		{http.MethodPost, "/model-versions/set-tag", s.setVersionTag},
-		{http.MethodDelete, "/model-versions/delete-tag", s.deleteVersionTag},
-		{http.MethodPost, "/webhooks", s.createWebhook},
-		{http.MethodGet, "/webhooks", s.listWebhooks},
-		{http.MethodGet, "/webhooks/:id", s.getWebhook},
-		{http.MethodPatch, "/webhooks/:id", s.updateWebhook},
-		{http.MethodDelete, "/webhooks/:id", s.deleteWebhook},
-		{http.MethodPost, "/webhooks/:id/test", s.testWebhook},
-	} {
-		if r.method != http.MethodGet {
-			r.handler = s.queue.Limit(r.handler)
-		}
-		httpapi.MLflow(e, r.method, r.path, r.handler)
-	}
-	httpapi.API(e, http.MethodGet, "/api/v1/models/:name/history", httpapi.Takes{Query: []string{fieldAsOf, "max_results", "page_token"}}, s.history)
-	httpapi.API(e, http.MethodGet, "/api/v1/models/:name/lineage", httpapi.Takes{Query: []string{"version", "stage", "alias", fieldAsOf}}, s.lineage)
-	httpapi.API(e, http.MethodPost, "/api/v1/models/:name/rollback", httpapi.Takes{Body: true}, s.rollbackModel, httpapi.LimitTime)
-	httpapi.API(e, http.MethodPost, "/api/v1/registry/rollback", httpapi.Takes{Body: true}, s.rollbackAll, httpapi.LimitTime)
-	s.registerGates(e)
-	s.registerApprovals(e)
-	s.registerEvaluations(e)
-	s.registerProofs(e)
-	httpapi.API(e, http.MethodGet, "/api/v1/webhooks/:id/deliveries", httpapi.Takes{Query: []string{"max_results", "page_token"}}, s.webhookAttempts)
 }
 
 // read returns the state that an answer is made from: the log's present one. When

@@ -23,7 +23,7 @@ func (s *Service) createVersion(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	user := httpapi.Actor(c)
+	user := caller.Of(c.Request().Context()).Name
 	out, err := s.do(c, command{
 		action: "model_version_created", model: req.Name,
 		decide: func(st *catalog.State) (*events.Event, error) {

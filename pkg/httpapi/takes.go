@@ -13,27 +13,22 @@ import (
 	"github.com/runledger/runledger/pkg/apierr"
 )
 
-// Takes says what a request to a route of Runledger's own API may have.
+// Takes says what a request to a route of Runledger's own API may have. What a request
+// has and the route does not take is refused by its name before the handler sees
+// it: a misspelt age guard must not purge without one.
 type Takes struct {
 	Query []string // names of query parameters, each at most once in a request
 	Lists []string // and of those that may be there several times
 	Body  bool     // a JSON object
-	Reads bool     // changes nothing, so that its body need not say that it is JSON
+	Any   bool     // whatever it has is ignored: for what others have built
 }
 
-// API registers a handler of Runledger's own API, below /api/v1. What a request has
-// and the route does not take is refused by its name before the handler sees
-// it: a misspelt age guard must not purge without one.
-func API(e *echo.Echo, method, path string, takes Takes, h echo.HandlerFunc, m ...echo.MiddlewareFunc) {
-	e.Add(method, path, func(ec echo.Context) error {
-		if err := takes.check(ec); err != nil {
-			return err
-		}
-		return h(ec)
-	}, m...)
-}
-
-func (t Takes) check(ec echo.Context) error {
+// check checks a request; reads says that it changes nothing, so that its body need
+// not say that it is JSON.
+func (t Takes) check(ec echo.Context, reads bool) error {
+	if t.Any {
+		return nil
+	}
 	query := ec.QueryParams()
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		if slices.Contains(t.Lists, name) {
@@ -52,7 +47,7 @@ func (t Takes) check(ec echo.Context) error {
 	if !t.Body {
 		return refuseBody(ec)
 	}
-	if t.Reads {
+	if reads {
 		return nil
 	}
 	kind := ec.Request().Header.Get(echo.HeaderContentType)
