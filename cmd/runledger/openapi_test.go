@@ -21,6 +21,7 @@ import (
 	"github.com/runledger/runledger/pkg/artifacts"
 	"github.com/runledger/runledger/pkg/eventlog"
 	"github.com/runledger/runledger/pkg/httpapi"
+	mlflowserver "github.com/runledger/runledger/pkg/mlflow/server"
 	"github.com/runledger/runledger/pkg/natsserver/natstest"
 	"github.com/runledger/runledger/pkg/openapi"
 	"github.com/runledger/runledger/services/ingest"
@@ -181,6 +182,7 @@ func everyRoute(t *testing.T, c httpapi.Config) *echo.Echo {
 	t.Helper()
 	c.Logger, c.Registry = slog.New(slog.DiscardHandler), prometheus.NewRegistry()
 	e := httpapi.New(c)
+	mlflowserver.Register(e)
 	nc := natstest.Start(t)
 	versions := registryWithHeads(t, nc)
 	log, err := eventlog.Open(t.Context(), nc, eventlog.Config{Shards: 1})

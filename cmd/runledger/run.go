@@ -29,6 +29,7 @@ import (
 	"github.com/runledger/runledger/pkg/events"
 	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
+	mlflowserver "github.com/runledger/runledger/pkg/mlflow/server"
 	"github.com/runledger/runledger/pkg/natsserver"
 	"github.com/runledger/runledger/pkg/openapi"
 	"github.com/runledger/runledger/services/ingest"
@@ -240,6 +241,7 @@ func (n *node) start(ctx context.Context, p parts, embedded bool, hosts *httpapi
 		return err
 	}
 	e := httpapi.New(httpapi.Config{Logger: n.logger, Registry: n.registry, Checks: n.checks, Hosts: hosts, Prefix: n.options.staticPrefix})
+	mlflowserver.Register(e)
 	for _, register := range n.routes {
 		register(e)
 	}

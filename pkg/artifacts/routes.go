@@ -16,14 +16,7 @@ func route(method, path string, does httpapi.Action, h echo.HandlerFunc) httpapi
 
 // underRoots returns routes under both roots of MLflow's API of artifacts.
 func underRoots(routes ...httpapi.Route) []httpapi.Route {
-	var out []httpapi.Route
-	for _, root := range []string{"/api/2.0", "/ajax-api/2.0"} {
-		for _, r := range routes {
-			r.Path = root + r.Path
-			out = append(out, r)
-		}
-	}
-	return out
+	return httpapi.Under([]string{"/api/2.0", "/ajax-api/2.0"}, routes...)
 }
 
 // Register adds the routes to e.

@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/runledger/runledger/pkg/apierr"
-	"github.com/runledger/runledger/pkg/mlflow"
 )
 
 // defaultBodyBytes bounds the bodies that are held unless Config says otherwise.
@@ -62,6 +61,6 @@ func (b *bodies) free(from netip.Prefix, n int64) {
 	}
 }
 
-// maxHeld bounds what counts of one body: of a longer one the rest is read only to
-// tell how long it is.
-const maxHeld = mlflow.MaxBodyBytes
+// MaxHeld bounds what counts of one body, in bytes: of a longer one the rest is read
+// only to tell how long it is.
+const MaxHeld = 4 << 20

@@ -75,7 +75,7 @@ func (h *Hosts) allow(header string) bool {
 func (h *Hosts) check(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(ec echo.Context) error {
 		switch ec.Path() {
-		case healthPath, versionPath, readyPath:
+		case healthPath, PathVersion, readyPath:
 			return next(ec)
 		}
 		if host := ec.Request().Host; !h.allow(host) {

@@ -23,8 +23,11 @@ import (
 	"github.com/runledger/runledger/pkg/apierr"
 	"github.com/runledger/runledger/pkg/caller"
 	"github.com/runledger/runledger/pkg/events"
-	"github.com/runledger/runledger/pkg/mlflow"
 )
+
+// PathVersion is where a protocol says its version. Like /health it is answered
+// whatever name a request has for the server.
+const PathVersion = "/version"
 
 // Headers of Runledger's own.
 const (
@@ -40,10 +43,6 @@ const (
 	HeaderAge            = "Runledger-Age"         // of such a read: for how many seconds events may be missing
 )
 
-// MLflowVersion is the version of MLflow's API that is spoken, as /version
-// answers it: clients ask before they use newer calls.
-const MLflowVersion = "3.17.2"
-
 const (
 	readHeaderTimeout = 10 * time.Second
 	bodyTimeout       = time.Minute
@@ -54,7 +53,6 @@ const (
 	answerTimeout  = 10 * time.Minute
 	maxHeaderBytes = 64 << 10
 	healthPath     = "/health"
-	versionPath    = "/version"
 	readyPath      = "/readyz"
 
 	// answered is the context's key of an error that has been dealt with.
@@ -75,8 +73,8 @@ type Config struct {
 	Prefix string
 }
 
-// New returns a server with /health, /version, /readyz, /metrics and MLflow's
-// server-info, to which the services add their routes. A handler returns its
+// New returns a server with /health, /readyz and /metrics, to which the services add
+// their routes. A handler returns its
 // errors; the server answers them as MLflow does.
 func New(c Config) *echo.Echo {
 	e := echo.New()
@@ -121,20 +119,15 @@ func New(c Config) *echo.Echo {
 	if c.Hosts != nil {
 		e.Use(c.Hosts.check)
 	}
-	e.Use(identify, refuseCrossOrigin(), refuseWorkspace, checkQuery, checkText)
-	say := func(text string) echo.HandlerFunc {
-		return func(ec echo.Context) error { return ec.String(http.StatusOK, text) }
-	}
+	e.Use(identify, refuseCrossOrigin(), checkQuery, checkText)
+	ok := func(ec echo.Context) error { return ec.String(http.StatusOK, "OK") }
 	about := func(method, path string, h echo.HandlerFunc) Route {
 		return Route{Method: method, Path: path, Action: Read, Resource: Server, Handler: h}
 	}
 	Add(
 		e,
-		about(http.MethodGet, healthPath, say("OK")),
-		about(http.MethodHead, healthPath, say("OK")),
-		about(http.MethodGet, versionPath, say(MLflowVersion)),
-		about(http.MethodGet, "/api/3.0/mlflow/server-info", serverInfo),
-		about(http.MethodGet, "/ajax-api/3.0/mlflow/server-info", serverInfo),
+		about(http.MethodGet, healthPath, ok),
+		about(http.MethodHead, healthPath, ok),
 		about(http.MethodGet, readyPath, (&Readiness{Checks: c.Checks}).answer),
 		about(http.MethodGet, "/metrics", echoprometheus.NewHandlerWithConfig(echoprometheus.HandlerConfig{Gatherer: c.Registry})),
 	)
@@ -270,25 +263,6 @@ func TellStale(ec echo.Context, age time.Duration) {
 	}
 }
 
-// serverInfo answers what clients ask before they use what not every server
-// has. There are no workspaces, no gateway, and files go through the server.
-func serverInfo(ec echo.Context) error {
-	return ec.JSON(http.StatusOK, map[string]any{
-		"store_type":                                   "SqlStore",
-		"workspaces_enabled":                           false,
-		"trace_archival_enabled":                       false,
-		"multipart_uploads_enabled":                    false,
-		"multipart_downloads_enabled":                  false,
-		"artifact_serving_enabled":                     true,
-		"presigned_upload_run_id_supported":            false,
-		"presigned_upload_model_id_supported":          false,
-		"model_artifact_presigned_downloads_supported": false,
-		"features_enabled":                             map[string]bool{"gateway": false, "scheduled_issue_detection": false},
-		"tracking_auth":                                "",
-		"artifacts_presigned_only":                     false,
-	})
-}
-
 func writeError(logger *slog.Logger, err error, ec echo.Context) {
 	// Middleware that needs to know the outcome has the error answered before
 	// it returns it, and it is returned here once more.
@@ -305,7 +279,7 @@ func writeError(logger *slog.Logger, err error, ec echo.Context) {
 	if told.Code == apierr.InternalError {
 		logger.Error("internal error", slog.String("uri", ec.Request().RequestURI), slog.Any("error", err))
 	}
-	if err := mlflow.WriteError(ec.Response(), told); err != nil {
+	if err := apierr.Write(ec.Response(), told); err != nil {
 		logger.Debug("error not delivered", slog.Any("error", err))
 	}
 }

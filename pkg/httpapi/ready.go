@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/runledger/runledger/pkg/apierr"
-	"github.com/runledger/runledger/pkg/mlflow"
 )
 
 const (
@@ -127,5 +126,5 @@ func (s *Starting) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte("OK"))
 		return
 	}
-	_ = mlflow.WriteError(w, apierr.Errorf(apierr.TemporarilyUnavailable, "The server is starting, try again").WithRetryAfter(startRetry))
+	_ = apierr.Write(w, apierr.Errorf(apierr.TemporarilyUnavailable, "The server is starting, try again").WithRetryAfter(startRetry))
 }

@@ -56,9 +56,6 @@ const (
 // apiRoot is below what Runledger's own API is.
 const apiRoot = "/api/v1/"
 
-// mlflowRoots are below what MLflow's API 2.0 is: for clients, and for pages.
-var mlflowRoots = []string{"/api/2.0/mlflow", "/ajax-api/2.0/mlflow"}
-
 // Route is what a server answers, and what that means. All but Kind, Takes and
 // Small is required.
 type Route struct {
@@ -75,15 +72,12 @@ type Route struct {
 	Handler echo.HandlerFunc
 }
 
-// MLflow returns routes under both roots of MLflow's API 2.0; their paths go on from
-// there. Their requests are small.
-func MLflow(routes ...Route) []Route {
-	out := make([]Route, 0, len(mlflowRoots)*len(routes))
-	for _, r := range routes {
-		path := r.Path
-		r.Small = true
-		for _, root := range mlflowRoots {
-			r.Path = root + path
+// Under returns routes below each of some roots, which their paths go on from.
+func Under(roots []string, routes ...Route) []Route {
+	out := make([]Route, 0, len(roots)*len(routes))
+	for _, root := range roots {
+		for _, r := range routes {
+			r.Path = root + r.Path
 			out = append(out, r)
 		}
 	}

@@ -14,9 +14,10 @@ import (
 	"github.com/runledger/runledger/pkg/httpapi"
 )
 
-// addMLflow adds a route that changes runs, under the roots of MLflow's API.
+// addMLflow adds a route that changes runs, with small requests, where MLflow's are.
 func addMLflow(e *echo.Echo, method, path string, h echo.HandlerFunc) {
-	httpapi.Add(e, httpapi.MLflow(httpapi.Route{Method: method, Path: path, Action: httpapi.Edit, Resource: httpapi.Run, Handler: h})...)
+	r := httpapi.Route{Method: method, Path: path, Action: httpapi.Edit, Resource: httpapi.Run, Small: true, Handler: h}
+	httpapi.Add(e, httpapi.Under([]string{"/api/2.0/mlflow", "/ajax-api/2.0/mlflow"}, r)...)
 }
 
 // A server does not start with a route that does not say what it does, or that

@@ -75,7 +75,7 @@ func HoldBody(ec echo.Context) {
 
 // count counts n bytes of a body that is held.
 func (b *steadyBody) count(n int) error {
-	more := min(int64(n), maxHeld-b.counted)
+	more := min(int64(n), MaxHeld-b.counted)
 	if !b.held || more == 0 {
 		return nil
 	}

@@ -1,13 +1,9 @@
 package mlflow
 
 import (
-	"errors"
 	"math"
 	"net/http/httptest"
 	"testing"
-	"time"
-
-	"github.com/runledger/runledger/pkg/apierr"
 )
 
 func TestEncode(t *testing.T) {
@@ -85,32 +81,6 @@ func TestAppendPython(t *testing.T) {
 		got := RunMetric{Metric{Key: "é\"", Value: value, Timestamp: 2, Step: -3}, "r"}.AppendPython([]byte("["))
 		if want := `[{"key":"\u00e9\"","run_id":"r","step":-3,"timestamp":2,"value":` + want + "}"; string(got) != want {
 			t.Errorf("got %s, want %s", got, want)
-		}
-	}
-}
-
-func TestWriteError(t *testing.T) {
-	t.Attr("covers", "error-body")
-	for _, tt := range []struct {
-		err        error
-		status     int
-		retryAfter string
-		body       string
-	}{
-		{RunNotFound("\xff"), 404, "", `{"error_code":"RESOURCE_DOES_NOT_EXIST","message":"Run with id=` + "\uFFFD" + ` not found"}`},
-		{errors.New("secret"), 500, "", `{"error_code":"INTERNAL_ERROR","message":"An internal error occurred."}`},
-		{
-			apierr.Errorf(apierr.RequestLimitExceeded, "Slow down.").WithRetryAfter(1500 * time.Millisecond), 429, "2",
-			`{"error_code":"REQUEST_LIMIT_EXCEEDED","message":"Slow down."}`,
-		},
-	} {
-		w := httptest.NewRecorder()
-		if err := WriteError(w, tt.err); err != nil {
-			t.Fatal(err)
-		}
-		if w.Code != tt.status || w.Body.String() != tt.body || w.Header().Get("Retry-After") != tt.retryAfter ||
-			w.Header().Get("Content-Type") != "application/json" {
-			t.Errorf("got %d %v %s", w.Code, w.Header(), w.Body)
 		}
 	}
 }

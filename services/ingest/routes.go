@@ -6,6 +6,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/runledger/runledger/pkg/httpapi"
+	mlflowserver "github.com/runledger/runledger/pkg/mlflow/server"
 )
 
 // Register adds the routes to e.
@@ -13,7 +14,7 @@ func (s *Service) Register(e *echo.Echo) { httpapi.Add(e, s.Routes()...) }
 
 // Routes returns what the service answers.
 func (s *Service) Routes() []httpapi.Route {
-	return append(httpapi.MLflow(s.mlflowRoutes()...), s.purgeRoutes()...)
+	return append(mlflowserver.API(s.mlflowRoutes()...), s.purgeRoutes()...)
 }
 
 func (s *Service) mlflowRoutes() []httpapi.Route {

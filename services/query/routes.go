@@ -6,6 +6,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/runledger/runledger/pkg/httpapi"
+	mlflowserver "github.com/runledger/runledger/pkg/mlflow/server"
 )
 
 // Register adds the routes.
@@ -24,7 +25,7 @@ func (s *Service) mlflowRoutes() []httpapi.Route {
 	read := func(method, path string, of httpapi.Resource, kind httpapi.Kind, h echo.HandlerFunc) httpapi.Route {
 		return httpapi.Route{Method: method, Path: path, Action: httpapi.Read, Resource: of, Kind: kind, Handler: h}
 	}
-	routes := httpapi.MLflow(
+	routes := mlflowserver.API(
 		read(http.MethodGet, "/experiments/get", httpapi.Experiment, httpapi.KindPoint, s.getExperiment),
 		read(http.MethodGet, "/experiments/get-by-name", httpapi.Experiment, httpapi.KindPoint, s.getExperimentByName),
 		read(http.MethodGet, "/experiments/search", httpapi.Experiment, httpapi.KindSearch, s.searchExperiments),

@@ -6,6 +6,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/runledger/runledger/pkg/httpapi"
+	mlflowserver "github.com/runledger/runledger/pkg/mlflow/server"
 )
 
 // Register adds the registry's routes.
@@ -13,7 +14,7 @@ func (s *Service) Register(e *echo.Echo) { httpapi.Add(e, s.Routes()...) }
 
 // Routes returns what the registry answers.
 func (s *Service) Routes() []httpapi.Route {
-	routes := httpapi.MLflow(append(s.modelRoutes(), s.webhookRoutes()...)...)
+	routes := mlflowserver.API(append(s.modelRoutes(), s.webhookRoutes()...)...)
 	routes = append(routes, s.promotionRoutes()...)
 	return append(routes, s.proofRoutes()...)
 }

@@ -8,8 +8,8 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/runledger/runledger/pkg/caller"
 	"github.com/runledger/runledger/pkg/events"
-	"github.com/runledger/runledger/pkg/httpapi"
 	"github.com/runledger/runledger/pkg/mlflow"
 	"github.com/runledger/runledger/services/registry/catalog"
 )
