@@ -102,6 +102,12 @@ var rules = []rule{
 		deep: true,
 	},
 	{
+		name:      "no protocol in what all have in common",
+		subject:   within(module+"pkg/httpapi", module+"pkg/apierr", module+"pkg/caller"),
+		forbidden: func(_, imported string) bool { return in(imported, module+"pkg/mlflow") },
+		deep:      true,
+	},
+	{
 		name:      "only cmd/runledger wires services",
 		subject:   func(pkg string) bool { return !in(pkg, module+"cmd/runledger") && !isService(pkg) },
 		forbidden: func(_, imported string) bool { return isService(imported) },
