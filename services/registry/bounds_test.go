@@ -34,6 +34,12 @@ func writeAll(t *testing.T, log *eventlog.Log, model string, list ...*events.Eve
 	}
 }
 
+// ready waits until the ledger has all that is in the log.
+func (s *server) ready(t *testing.T) {
+	t.Helper()
+	eventually(t, "readiness", func() bool { return s.service.Ready(t.Context()) == nil })
+}
+
 // want fails the test unless an answer has the status, and its message the words.
 func (s *server) want(what string, a answer, status int, words string) {
 	s.t.Helper()
@@ -103,6 +109,7 @@ func TestBoundsOfApprovalsAndEvaluations(t *testing.T) {
 		}}})
 	}
 	writeAll(t, g.log, "m", list...)
+	g.ready(t)
 	g.want("decision 100", g.approve(1, "p99", "Approved", ""), 200, "")
 	g.want("decision 101", g.approve(1, "p100", "Approved", ""), 400, "has 100 decisions, which is the most")
 	g.want("another decision of one who decided", g.approve(1, "p99", "Rejected", ""), 200, "")
@@ -114,6 +121,7 @@ func TestBoundsOfApprovalsAndEvaluations(t *testing.T) {
 		}}})
 	}
 	writeAll(t, g.log, "m", list...)
+	g.ready(t)
 	one := fields{"name": "n", "metrics": fields{"f1": 2}}
 	g.want("evaluation 500", g.evaluate(1, one), 200, "")
 	g.want("evaluation 501", g.evaluate(1, one), 400, "has 500 evaluations, which is the most")
@@ -127,6 +135,7 @@ func TestBoundsOfApprovalsAndEvaluations(t *testing.T) {
 		list = append(list, &events.Event{Data: &events.Event_EvaluationRecorded{EvaluationRecorded: e}})
 	}
 	writeAll(t, g.log, "m", list...)
+	g.ready(t)
 	last := fields{}
 	for i := range 200 {
 		last[fmt.Sprint("f", i)] = i
@@ -149,6 +158,7 @@ func TestBoundsOfApprovalsAndEvaluations(t *testing.T) {
 		}}})
 	}
 	writeAll(t, g.log, "m", list...)
+	g.ready(t)
 	compare := "/api/v1/models/m/evaluations"
 	names := strings.Repeat("1,", 99) + "2"
 	g.want("100 versions compared", g.raw("GET", compare, fields{"versions": names}), 200, "")

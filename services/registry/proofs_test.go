@@ -192,6 +192,7 @@ func TestEntriesAreBounded(t *testing.T) {
 	}
 	p := startProving(t, log, t.TempDir())
 	defer p.close()
+	p.ready(t)
 	if status, body := p.get("entries", nil); status != http.StatusOK || len(body) > 12<<20 || len(body) < 8<<20 {
 		t.Errorf("%d, %d bytes", status, len(body))
 	}

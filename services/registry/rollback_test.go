@@ -650,6 +650,7 @@ func TestARollbackThatIsTooLarge(t *testing.T) {
 	writeAll(t, log, "m", modelTags(eventlog.MaxEvents)...)
 	s := start(t, log, t.TempDir())
 	t.Cleanup(s.close)
+	s.ready(t)
 	size := s.size()
 	a := s.rollback("m", fields{"to": 1, "reason": "r"})
 	if a.status != http.StatusBadRequest || !strings.Contains(toJSON(t, a.body), "501 changes") || s.size() != size {
@@ -678,6 +679,7 @@ func TestARollbackOfTooManyBytes(t *testing.T) {
 	}
 	s := start(t, log, t.TempDir())
 	t.Cleanup(s.close)
+	s.ready(t)
 	s.want("9 descriptions of 1 MB", s.rollback("m", fields{"to": n + 1, "reason": "r"}), http.StatusBadRequest, "too large to be done at once: 9 changes")
 	s.want("8 descriptions of 1 MB", s.rollback("m", fields{"to": n + 2, "reason": "r"}), http.StatusOK, "")
 }
@@ -694,6 +696,7 @@ func TestARollbackIsSeenAsAWhole(t *testing.T) {
 	s := servers[0]
 	s.create("m")
 	writeAll(t, log, "m", modelTags(tags)...)
+	s.ready(t)
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	for i := range servers {
