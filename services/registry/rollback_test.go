@@ -713,7 +713,7 @@ func TestARollbackIsSeenAsAWhole(t *testing.T) {
 			}
 		})
 	}
-	for range 5 {
+	for range 3 {
 		to := s.size()
 		if a := s.rollback("m", fields{"to": 1, "reason": "r"}); a.status != http.StatusOK {
 			t.Errorf("%d %v", a.status, a.body)
