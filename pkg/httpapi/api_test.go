@@ -194,7 +194,7 @@ func TestBrowsersAreTold(t *testing.T) {
 func TestBodiesThatAreHeldAreBounded(t *testing.T) {
 	const most = 1000
 	e := newAPI(httpapi.Config{BodyBytes: most})
-	inside, leave := make(chan struct{}), make(chan string)
+	inside, leave := make(chan struct{}), make(chan string, 2)
 	hold := func(ec echo.Context) error {
 		if _, err := io.Copy(io.Discard, ec.Request().Body); err != nil {
 			return err
@@ -220,6 +220,7 @@ func TestBodiesThatAreHeldAreBounded(t *testing.T) {
 		e.ServeHTTP(rec, req)
 		return fmt.Sprintf("%d %s", rec.Code, rec.Header().Get("Retry-After"))
 	}
+	defer close(leave)
 	const ok, refused = "204 ", "429 1"
 	check := func(when, path, from string, size int, want string) {
 		t.Helper()
@@ -231,10 +232,14 @@ func TestBodiesThatAreHeldAreBounded(t *testing.T) {
 		check("alone", "/held", "10.0.0.1", most/2, ok)
 		check("alone", "/held", "10.0.0.1", most/2+1, refused)
 		check("alone", "/streamed", "10.0.0.1", 2*most, ok)
-		ended := make(chan string)
-		for _, from := range []string{"10.0.0.1", "10.0.0.2"} {
+		ended := make(chan string, 2)
+		for i, from := range []string{"10.0.0.1", "10.0.0.2"} {
 			go func() { ended <- send("/held", from, most/2-10, "Hold") }()
-			<-inside
+			select {
+			case <-inside:
+			case got := <-ended:
+				t.Fatalf("%d bytes from %s beside %d others: got %s", most/2-10, from, i, got)
+			}
 		}
 		check("beside two", "/held", "10.0.0.1", 10, ok)
 		check("beside two", "/held", "10.0.0.1", 11, refused)
