@@ -370,7 +370,7 @@ func TestDecodeBrokenBody(t *testing.T) {
 	}
 	// What has a code already keeps it: there was no room for the body.
 	full := apierr.Errorf(apierr.RequestLimitExceeded, "full")
-	if err := DecodeBody(brokenReader{full}, "application/json", 10, &CreateRun{}); !errors.Is(err, full) {
+	if err := DecodeBody(brokenReader{full}, "application/json", 10, &CreateRun{}); apierr.CodeOf(err) != full.Code {
 		t.Errorf("got %v", err)
 	}
 }
@@ -503,6 +503,7 @@ func TestFieldsFillEveryMember(t *testing.T) {
 		var b strings.Builder
 		b.WriteByte('{')
 		fields := req.fields()
+		var boolean string // there is one at most
 		for i, f := range fields {
 			if i > 0 {
 				b.WriteByte(',')
@@ -512,6 +513,7 @@ func TestFieldsFillEveryMember(t *testing.T) {
 			case *string, **string:
 				b.WriteString(`"` + f.name + `"`)
 			case *bool, **bool:
+				boolean = f.name
 				b.WriteString("true")
 			case *[]string:
 				b.WriteString(`["` + f.name + `"]`)
@@ -548,6 +550,8 @@ func TestFieldsFillEveryMember(t *testing.T) {
 				switch value := reflect.Indirect(v.Field(i)).Interface().(type) {
 				case string:
 					name = value
+				case bool:
+					name = boolean
 				case int64:
 					name = fields[value-1].name
 				case float64:

@@ -128,6 +128,7 @@ func TestArtifactPathsAreMLflows(t *testing.T) {
 		"a\x00": "a%00", "a%00": "a%00", "a\x01b": "a%01b", "a\x7fb": "a%7fb", "a\u0085b": "a\u0085b", "a\u2028b": "a\u2028b", "a/..%00": "a/..%00",
 		"a\nb": "ab", "a\tb.txt": "ab.txt", "a\rb": "ab", "a b\t": "a b", "%09x": "x", "a%0ab": "ab",
 		"a?": "a", "a%3F": "a", "a?b": "a?b", "a%3Fb": "a?b", "?x": "?x", "a;": "a", "a;b": "a;b", "a#": "a", "a?..": "a?..", "a;../b": "a;../b", "a/.;x": "a/.;x",
+		"a;/": "a", "a?/": "a",
 		"a/http:x": "a/http:x", "a/ b ": "a/ b ", "x:y": "x:y", "x%2": "x%2", "%%41": "%A", "%2541": "A", "%": "%", "%zz": "%zz", "a/[x]": "a/[x]",
 		"\xff": "\ufffd", "%ff": "\ufffd", "caf\xe9": "caf\ufffd", "a.tmp": "a.tmp", ".x": ".x", "a.attrs": "a.attrs",
 	} {
@@ -142,6 +143,7 @@ func TestArtifactPathsAreMLflows(t *testing.T) {
 	for _, given := range []string{
 		"..", "../x", "a/../b", "a/..", "/x", "//x", "a#b", "a%23b", "a%2523b", "%2e%2e/x", "%252e%252e%252fx", "%2Fetc",
 		`\\host\share`, "C:/x", `C:\x`, "file:///etc/passwd", "FILE:x", "file:x", "a/%2e./b", "..%09", "a/.%09./b", "a/..\t/b", "1/r/%2e%2e\n/x",
+		"..;/", "x/..?/",
 		"%" + strings.Repeat("25", 12) + "2e",
 	} {
 		_, err := ValidateArtifactPath(given)

@@ -5,6 +5,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/runledger/runledger/pkg/apierr"
 )
@@ -295,6 +296,15 @@ func TestMessages(t *testing.T) {
 	} {
 		if tt.err.Code != tt.code || tt.err.Message != tt.want {
 			t.Errorf("got %s %q\nwant %s %q", tt.err.Code, tt.err.Message, tt.code, tt.want)
+		}
+	}
+}
+
+// What a message repeats of a value is short, and text.
+func TestMessagesAreShortText(t *testing.T) {
+	for _, id := range []string{strings.Repeat("é", 2000), "a" + strings.Repeat("é", 2000)} {
+		if m := RunNotFound(id).Message; len(m) > 1100 || !utf8.ValidString(m) {
+			t.Errorf("a message of %d bytes: %.20q...%q", len(m), m, m[len(m)-20:])
 		}
 	}
 }
