@@ -378,3 +378,23 @@ func TestOrdinaryLoadIsNeverRefused(t *testing.T) {
 		})
 	}
 }
+
+// A server that was held up for a moment is as fast as it was before: nothing is
+// refused for that.
+func TestAPauseIsNotTakenForTheSpeedOfTheServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOverloaded(t)
+		o.send(170) // which is less than four seconds of work, and never few
+		for range 5 {
+			o.work(50, 20*time.Millisecond)
+			o.send(50)
+		}
+		time.Sleep(2100 * time.Millisecond)
+		o.send(1)
+		if _, refused := o.counts(); refused > 0 {
+			t.Errorf("%d were refused", refused)
+		}
+		o.work(171, 20*time.Millisecond)
+		o.clients.Wait()
+	})
+}
