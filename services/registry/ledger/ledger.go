@@ -156,7 +156,7 @@ func (l *Ledger) open() (v *view, err error) {
 	db, err := pebble.Open(l.dir, &pebble.Options{
 		// One that has failed writes no more, whatever its goroutines still try: its
 		// files are another one's by then.
-		FS: underLock{errorfs.Wrap(l.disk(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		FS: underLock{errorfs.Wrap(markers{l.disk()}, errorfs.InjectorFunc(func(op errorfs.Op) error {
 			if h.fatal.Load() != nil && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
 				return ErrFailed
 			}

@@ -215,6 +215,60 @@ func (d memDisk) losePower(r *rand.Rand) memDisk {
 	return memDisk{MemFS: d.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r}), cloning: new(sync.Mutex)}
 }
 
+// atMarkers is a disk that loses power while its markers change.
+type atMarkers struct {
+	memDisk
+	left *[]memDisk
+}
+
+func (d atMarkers) lose(name string) {
+	if strings.HasPrefix(d.PathBase(name), "marker.") {
+		for seed := range uint64(20) {
+			*d.left = append(*d.left, d.losePower(rand.New(rand.NewPCG(seed, 3))))
+		}
+	}
+}
+
+func (d atMarkers) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := d.memDisk.Create(name, category)
+	d.lose(name)
+	return f, err
+}
+
+func (d atMarkers) Remove(name string) error {
+	err := d.memDisk.Remove(name)
+	d.lose(name)
+	return err
+}
+
+// A marker never names what is not on the disk, and there is always one.
+func TestPowerLossAtMarkers(t *testing.T) {
+	recs := ledgertest.RandomEvents(t, 1, 12)
+	var left []memDisk
+	disk := atMarkers{memDisk{MemFS: vfs.NewCrashableMem(), cloning: new(sync.Mutex)}, &left}
+	synced := make([]int, 0, 1000)
+	for i := range recs {
+		l := open(t, disk, "l") // which rotates the MANIFEST
+		for len(synced) < len(left) {
+			synced = append(synced, i)
+		}
+		if err := l.Apply(recs[i]); err != nil {
+			t.Fatal(err)
+		}
+		closeLedger(t, l)
+	}
+	for i, clone := range left[:len(synced)] {
+		l := open(t, clone, "l")
+		if int(l.LastSeq()) < synced[i] {
+			t.Errorf("the ledger is at event %d, %d was on disk", l.LastSeq(), synced[i])
+		}
+		closeLedger(t, l)
+	}
+	if len(left) < 200 {
+		t.Errorf("power was lost %d times only", len(left))
+	}
+}
+
 // losePower applies the events, loses power now and then and goes on with what is
 // left, and returns what would have been left at n moments.
 func losePower(t *testing.T, seed uint64, recs []eventlog.Record, n int) []crash {
