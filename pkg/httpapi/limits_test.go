@@ -254,6 +254,7 @@ func TestClientAddress(t *testing.T) {
 type overloaded struct {
 	t        *testing.T
 	e        *echo.Echo
+	q        *httpapi.Queue
 	release  chan struct{}
 	clients  sync.WaitGroup
 	mu       sync.Mutex
@@ -263,9 +264,9 @@ type overloaded struct {
 
 func newOverloaded(t *testing.T) *overloaded {
 	o := &overloaded{t: t, release: make(chan struct{})}
-	q := httpapi.NewQueue(prometheus.NewRegistry(), "test")
+	o.q = httpapi.NewQueue(prometheus.NewRegistry(), "test")
 	o.e = httpapi.New(httpapi.Config{Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
-	o.e.POST("/work", q.Limit(func(c echo.Context) error {
+	o.e.POST("/work", o.q.Limit(func(c echo.Context) error {
 		if _, err := io.Copy(io.Discard, c.Request().Body); err != nil {
 			return err
 		}
@@ -396,5 +397,45 @@ func TestAPauseIsNotTakenForTheSpeedOfTheServer(t *testing.T) {
 		}
 		o.work(171, 20*time.Millisecond)
 		o.clients.Wait()
+	})
+}
+
+// readerFunc is a body.
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// What is refused costs nothing: neither is its body read, when it is known before
+// that the answer would take too long, nor does it count, nor does another one count
+// less for it.
+func TestWhatIsRefusedCostsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOverloaded(t)
+		o.send(100)
+		ask := func(body readerFunc) int {
+			w := httptest.NewRecorder()
+			o.e.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/work", body))
+			return w.Code
+		}
+		status := ask(func([]byte) (int, error) { // the server turns out to be slow as this arrives
+			o.work(10, 500*time.Millisecond)
+			return 0, io.EOF
+		})
+		if n := o.q.InFlight(); status != http.StatusTooManyRequests || n != 90 {
+			t.Errorf("%d, and %d are in flight, want 90", status, n)
+		}
+		reads := 0
+		status = ask(func([]byte) (int, error) {
+			reads++
+			return 0, io.EOF
+		})
+		if n := o.q.InFlight(); status != http.StatusTooManyRequests || reads > 0 || n != 90 {
+			t.Errorf("%d after %d reads, and %d are in flight, want 90", status, reads, n)
+		}
+		o.work(90, time.Second)
+		o.clients.Wait()
+		if n := o.q.InFlight(); n != 0 {
+			t.Errorf("%d are in flight at the end", n)
+		}
 	})
 }
