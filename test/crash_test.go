@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	defaultKills  = 30
+	defaultKills  = 20
 	verifyTimeout = 10 * time.Minute
 )
 

@@ -6,7 +6,7 @@
 // The program is bin/runledger, or the one that RUNLEDGER_BIN names (a build
 // with -race, for example). RUNLEDGER_SEED repeats a run's random choices, as
 // far as scheduling lets it, and RUNLEDGER_TORTURE_KILLS sets how often the
-// crash test kills (30).
+// crash test kills (20).
 package test
 
 import (

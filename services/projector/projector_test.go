@@ -37,7 +37,7 @@ const eventually = 2 * time.Minute
 
 func TestMain(m *testing.M) {
 	// Each check starts projectors, again and again.
-	if err := flag.Set("rapid.checks", "12"); err != nil {
+	if err := flag.Set("rapid.checks", "6"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -212,7 +212,7 @@ func TestPurgedRowsAreDeleted(t *testing.T) {
 // moment: streams must not begin theirs so, in one process and in two.
 func TestStreamsPurgeAtOnce(t *testing.T) {
 	t.Parallel()
-	const streams, runs = 4, 60 // runs of a stream, each purged by itself
+	const streams, runs = 4, 25 // runs of a stream, each purged by itself
 	w := newWorld(t)
 	if err := tables.Migrate(t.Context(), w.opts, nil); err != nil {
 		t.Fatal(err)

@@ -38,7 +38,7 @@ import (
 
 // checks is how many cases a property is tried with by default: each one fills
 // tables on disk. -rapid.checks asks for another number.
-const checks = "25"
+const checks = "12"
 
 func TestMain(m *testing.M) {
 	if err := flag.Set("rapid.checks", checks); err != nil {
